@@ -1,0 +1,72 @@
+#pragma once
+// HDF5 files: handles that close themselves, errors as exceptions, and the one lock (the library is
+// not assumed to be thread-safe). Files are written once and never reopened for change: contiguous
+// datasets, 4 KiB alignment, format bounds (V110, V110), no filters. Durability (fsync, rename) is the
+// caller's business.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace sidewinder {
+
+enum class Hdf5Type : uint8_t { u8, u16, i32, u32, u64, f32, f64 };
+size_t size_of(Hdf5Type type);
+
+struct Hdf5Dataset {
+  std::string name;
+  Hdf5Type type = Hdf5Type::u8;
+  std::vector<uint64_t> shape;
+  uint64_t file_offset = 0;  // where its bytes begin; 0 if it is empty
+  uint64_t bytes = 0;
+};
+
+class Hdf5Writer {
+ public:
+  // Creates `path`; it must not exist. All members throw Error{environment} with path and reason.
+  explicit Hdf5Writer(const std::string& path);
+  ~Hdf5Writer();
+  Hdf5Writer(Hdf5Writer&&) noexcept;
+  Hdf5Writer& operator=(Hdf5Writer&&) noexcept;
+
+  void write(const std::string& name, Hdf5Type type, std::span<const uint64_t> shape,
+             const void* data);
+  // A dataset of known size filled piece by piece, in elements.
+  void reserve(const std::string& name, Hdf5Type type, std::span<const uint64_t> shape);
+  void write_at(const std::string& name, uint64_t first, uint64_t count, const void* data);
+  void attribute(const std::string& name, const std::string& text);
+  void attribute(const std::string& name, uint64_t value);
+  // Closes and flushes to the operating system; reports every late error. Not calling it leaves an
+  // unusable file.
+  void close();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+class Hdf5Reader {
+ public:
+  explicit Hdf5Reader(const std::string& path);
+  ~Hdf5Reader();
+  Hdf5Reader(Hdf5Reader&&) noexcept;
+  Hdf5Reader& operator=(Hdf5Reader&&) noexcept;
+
+  std::vector<Hdf5Dataset> datasets() const;  // by name
+  bool has(const std::string& name) const;
+  Hdf5Dataset dataset(const std::string& name) const;  // Error{environment} if absent
+  // Reads the whole dataset; `bytes` must be its size.
+  void read(const std::string& name, void* data, size_t bytes) const;
+  bool has_attribute(const std::string& name) const;
+  std::string text_attribute(const std::string& name) const;
+  uint64_t number_attribute(const std::string& name) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace sidewinder

@@ -1,0 +1,54 @@
+#include "kernels/base/log.h"
+
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <memory>
+
+#include "kernels/base/error.h"
+
+namespace sidewinder {
+namespace {
+
+spdlog::logger& logger() {
+  static const std::shared_ptr<spdlog::logger> instance = [] {
+    auto made = std::make_shared<spdlog::logger>(
+        "sidewinder", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+    made->set_pattern("%Y-%m-%d %H:%M:%S %^%L%$ %v");
+    made->flush_on(spdlog::level::info);
+    return made;
+  }();
+  return *instance;
+}
+
+spdlog::level::level_enum level_of(LogLevel level) {
+  switch (level) {
+    case LogLevel::debug: return spdlog::level::debug;
+    case LogLevel::info: return spdlog::level::info;
+    case LogLevel::warning: return spdlog::level::warn;
+    case LogLevel::error: break;
+  }
+  return spdlog::level::err;
+}
+
+}  // namespace
+
+void set_log_level(LogLevel level) { logger().set_level(level_of(level)); }
+
+void log_line(LogLevel level, const std::string& text) {
+  logger().log(level_of(level), "{}", text);
+}
+
+void log_to_file(const std::string& path) {
+  try {
+    auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path, false);
+    sink->set_pattern("%Y-%m-%d %H:%M:%S %L %v");
+    logger().sinks().push_back(std::move(sink));
+  } catch (const spdlog::spdlog_ex& problem) {
+    fail_environment("cannot open the log file {}: {}; check that the folder exists and is writable",
+                     path, problem.what());
+  }
+}
+
+}  // namespace sidewinder

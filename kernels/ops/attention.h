@@ -1,0 +1,66 @@
+#pragma once
+// Softmax attention without materialised scores (flash attention, Dao et al. 2022), causal, full or
+// windowed, grouped-query, over packed documents. A query sees the keys of its own document that the
+// pattern allows: first_visible(t) ≤ key ≤ key_of(t). Memory is O(T).
+//
+//   out = softmax(scale · q·kᵀ) · v        lse = log Σ exp(scale · q·kᵀ)   (natural log)
+//
+// Backward, per query i and key j, with P = exp(scale·q·k − lse) and Δ = Σ dout·out:
+//   dv += P·dout   dS = P·(dout·v − Δ)   dq += scale·dS·k   dk += scale·dS·q
+// A query head h uses key/value head h / (H / K).
+
+#include "kernels/math/attention_pattern.h"
+#include "kernels/ops/kernel.h"
+#include "kernels/tensor/sequence_layout.h"
+
+namespace sidewinder {
+
+struct AttentionArgs {
+  Tensor& out;      // [T, H, Pv] like q in type
+  Tensor& lse;      // [T, H] f32 (f64)
+  const Tensor& q;  // [T, H, P] f32|bf16|f64
+  const Tensor& k;  // [layout.keys(), K, P]
+  const Tensor& v;  // [layout.keys(), K, Pv]
+  const SequenceLayout& layout;
+  AttentionPattern pattern;
+  float scale;
+};
+
+struct AttentionBackwardArgs {
+  Tensor& dq;  // like q, contiguous or a view
+  Tensor& dk;
+  Tensor& dv;
+  const Tensor& dout;
+  const Tensor& q;
+  const Tensor& k;
+  const Tensor& v;
+  const Tensor& out;
+  const Tensor& lse;
+  const SequenceLayout& layout;
+  AttentionPattern pattern;
+  float scale;
+};
+
+namespace cpu {
+void attention(Stream, const AttentionArgs&);
+void attention_backward(Stream, const AttentionBackwardArgs&);
+}  // namespace cpu
+
+namespace ops {
+
+struct AttentionOut {
+  Tensor out, lse;
+};
+AttentionOut attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                       const SequenceLayout& layout, AttentionPattern pattern, float scale);
+
+struct AttentionGradients {
+  Tensor dq, dk, dv;
+};
+AttentionGradients attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k,
+                                      const Tensor& v, const Tensor& out, const Tensor& lse,
+                                      const SequenceLayout& layout, AttentionPattern pattern,
+                                      float scale);
+
+}  // namespace ops
+}  // namespace sidewinder

@@ -1,0 +1,36 @@
+#pragma once
+// Rotary position embedding: pairs of a head's elements are turned by position · frequency.
+// Su et al. 2021 (arXiv:2104.09864). Backward is the same turn by the negative angle.
+
+#include "kernels/math/rope.h"
+#include "kernels/ops/kernel.h"
+
+namespace sidewinder {
+
+// cos and sin by position and pair, already scaled by the attention factor.
+struct RopeTable {
+  Tensor cosine;  // [positions, rotary pairs] f32 (f64)
+  Tensor sine;
+  bool interleaved = false;  // pairs (2j, 2j+1) instead of (j, j + rotary/2)
+};
+
+struct RopeArgs {
+  Tensor& y;         // [T, H, P] like x
+  const Tensor& x;   // [T, H, P]; elements past twice the pairs are copied
+  const Tensor& position;  // i32 [T], each below the number of positions of the table
+  const RopeTable& table;
+  bool inverse;
+};
+
+namespace cpu {
+void rope(Stream, const RopeArgs&);
+}
+
+namespace ops {
+
+// `dtype` f32 or f64.
+RopeTable rope_table(const RopeOptions& options, int64_t positions, Dtype dtype);
+Tensor rope(const Tensor& x, const Tensor& position, const RopeTable& table, bool inverse = false);
+
+}  // namespace ops
+}  // namespace sidewinder

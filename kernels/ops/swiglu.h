@@ -1,0 +1,30 @@
+#pragma once
+// y = silu(gate) · up, where gate_up = [gate | up] side by side. Shazeer 2020 (arXiv:2002.05202).
+// Backward: dgate = dy · up · silu'(gate),  dup = dy · silu(gate).
+
+#include "kernels/ops/kernel.h"
+
+namespace sidewinder {
+
+struct SwigluArgs {
+  Tensor& y;              // [T, F] like gate_up in type
+  const Tensor& gate_up;  // [T, 2F] f32|bf16|f64
+};
+
+struct SwigluBackwardArgs {
+  Tensor& dgate_up;  // [T, 2F] like gate_up
+  const Tensor& dy;
+  const Tensor& gate_up;
+};
+
+namespace cpu {
+void swiglu(Stream, const SwigluArgs&);
+void swiglu_backward(Stream, const SwigluBackwardArgs&);
+}  // namespace cpu
+
+namespace ops {
+Tensor swiglu(const Tensor& gate_up);
+Tensor swiglu_backward(const Tensor& dy, const Tensor& gate_up);
+}  // namespace ops
+
+}  // namespace sidewinder

@@ -1,0 +1,55 @@
+#pragma once
+// What a model is made of. One letter of `layers` is one block: a norm and a mixer, then (unless
+// feed_forward is none) a norm and a feed-forward, each added to the residual stream.
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+namespace sidewinder {
+
+enum class MixerKind : uint8_t { mamba1, attention };
+enum class PatternKind : uint8_t { full, window };
+enum class FeedForwardKind : uint8_t { none, swiglu };
+
+struct BlockOptions {
+  MixerKind mixer = MixerKind::mamba1;
+
+  // mamba1
+  int64_t state = 16;      // N
+  int64_t conv_width = 4;  // W
+  int64_t expand = 2;      // E = expand · width
+  int64_t dt_rank = 0;     // 0: ceil(width / 16)
+  double dt_min = 1e-3;
+  double dt_max = 0.1;
+  double dt_floor = 1e-4;
+
+  // attention
+  PatternKind pattern = PatternKind::full;
+  int64_t window = 0;           // visible keys including the query itself
+  int64_t heads = 0;            // 0: width / head_width
+  int64_t key_value_heads = 0;  // 0: heads
+  int64_t head_width = 64;      // P
+  bool qk_norm = false;
+  bool rope = true;
+  double rope_base = 10000.0;
+  double rotary_share = 1.0;  // of each head that is turned
+
+  // feed-forward
+  FeedForwardKind feed_forward = FeedForwardKind::swiglu;
+  int64_t hidden = 0;  // F; 0: 8/3 · width, rounded up to a multiple of 64
+};
+
+struct ModelOptions {
+  int64_t width = 0;       // D
+  int64_t vocabulary = 0;  // V
+  std::string layers;      // "mw" or "mmmw mmmg": one letter per block; spaces are for the eye
+  int64_t repeat = 1;      // how often `layers` is repeated
+  std::map<std::string, BlockOptions> blocks;  // by letter
+  bool tied_embeddings = true;
+  double norm_eps = 1e-5;
+  double logit_soft_cap = 0.0;  // 0: none
+  int64_t max_context = 0;      // longest row; 0: train.context
+};
+
+}  // namespace sidewinder
