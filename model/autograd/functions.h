@@ -1,0 +1,55 @@
+#pragma once
+// Every differentiable function. Each runs one operation of kernels/ops and records how to go back;
+// formulas are in the operation's header. Inputs without a tape make outputs without one: inference.
+
+#include <span>
+#include <vector>
+
+#include "kernels/ops/attention.h"
+#include "kernels/ops/linear_cross_entropy.h"
+#include "kernels/ops/rope.h"
+#include "kernels/tensor/sequence_layout.h"
+#include "model/autograd/tape.h"
+
+namespace sidewinder {
+
+// Products are formed in the type of the activations: bf16 activations in bf16, and so on.
+
+Var embedding(const Tensor& ids, const Var& table, Dtype dtype);
+Var rms_norm(const Var& x, const Var& weight, double eps, Dtype dtype);
+// x · Wᵀ, as x in type.
+Var linear(const Var& x, const Var& weight);
+// residual + x · Wᵀ, as the residual in type.
+Var linear_add(const Var& x, const Var& weight, const Var& residual);
+Var add(const Var& a, const Var& b);
+Var reshape(const Var& x, Shape shape);
+// Columns of [T, D] as views of the given widths.
+std::vector<Var> split(const Var& x, std::span<const int64_t> widths);
+Var swiglu(const Var& gate_up);
+Var rope(const Var& x, const Tensor& position, const RopeTable& table);
+Var attention(const Var& q, const Var& k, const Var& v, const SequenceLayout& layout,
+              AttentionPattern pattern, double scale);
+
+// State carried into and out of a row; a constant for the gradient.
+struct CarriedState {
+  Tensor initial;         // undefined: zero
+  bool want_final = false;
+  Tensor final_state;     // set by the call if wanted
+};
+Var causal_conv(const Var& x, const Var& weight, const Var& bias, const SequenceLayout& layout,
+                CarriedState* state = nullptr);
+
+struct ScanVars {
+  Var u, delta, a_log, b, c, d, z, delta_bias;  // z may be undefined
+};
+// With a = −exp(a_log), so that da_log = da · a.
+Var selective_scan(const ScanVars& in, const SequenceLayout& layout, CarriedState* state = nullptr);
+
+struct LossOut {
+  Var loss;           // f64 [1]
+  Tensor token_loss;  // [T]
+};
+LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targets, double scale,
+                             const CrossEntropyOptions& options);
+
+}  // namespace sidewinder

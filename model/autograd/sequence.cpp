@@ -1,0 +1,113 @@
+// Functions that mix tokens: embedding lookup, rotation, attention, convolution, scan.
+#include <cmath>
+
+#include "kernels/base/thread_pool.h"
+#include "kernels/ops/causal_conv.h"
+#include "kernels/ops/embedding.h"
+#include "kernels/ops/selective_scan.h"
+#include "model/autograd/functions.h"
+
+namespace sidewinder {
+
+Var embedding(const Tensor& ids, const Var& table, Dtype dtype) {
+  return Tape::record("embedding", {table}, ops::embedding(ids, table.value(), dtype),
+                      [ids](Gradients& io) {
+                        ops::embedding_backward(io.sum(0), io.output(), ids);
+                      });
+}
+
+Var rope(const Var& x, const Tensor& position, const RopeTable& table) {
+  return Tape::record("rope", {x}, ops::rope(x.value(), position, table),
+                      [position, table](Gradients& io) {
+                        io.add(0, ops::rope(io.output(), position, table, /*inverse=*/true));
+                      });
+}
+
+Var attention(const Var& q, const Var& k, const Var& v, const SequenceLayout& layout,
+              AttentionPattern pattern, double scale) {
+  const float factor = static_cast<float>(scale);
+  auto [out, lse] = ops::attention(q.value(), k.value(), v.value(), layout, pattern, factor);
+  return Tape::record("attention", {q, k, v}, out,
+                      [q = q.value(), k = k.value(), v = v.value(), out = out, lse = lse, layout,
+                       pattern, factor](Gradients& io) {
+                        ops::AttentionGradients gradients = ops::attention_backward(
+                            io.output(), q, k, v, out, lse, layout, pattern, factor);
+                        io.add(0, std::move(gradients.dq));
+                        io.add(1, std::move(gradients.dk));
+                        io.add(2, std::move(gradients.dv));
+                      });
+}
+
+Var causal_conv(const Var& x, const Var& weight, const Var& bias, const SequenceLayout& layout,
+                CarriedState* state) {
+  const Tensor initial = state != nullptr ? state->initial : Tensor();
+  auto [y, final_state] = ops::causal_conv(x.value(), weight.value(), bias.value(), layout, initial,
+                                           state != nullptr && state->want_final);
+  if (state != nullptr) state->final_state = final_state;
+  return Tape::record("causal_conv", {x, weight, bias}, y,
+                      [x = x.value(), weight = weight.value(), bias = bias.value(), layout,
+                       initial](Gradients& io) {
+                        io.add(0, ops::causal_conv_backward(io.sum(1), io.sum(2), io.output(), x,
+                                                            weight, bias, layout, initial)
+                                      .dx);
+                      });
+}
+
+namespace {
+
+// −exp(a_log), element by element.
+Tensor decay_rates(const Tensor& a_log) {
+  Tensor a = Tensor::empty(a_log.shape(), a_log.dtype());
+  for (int64_t i = 0; i < a.count(); ++i) {
+    if (a.dtype() == Dtype::f64) {
+      a.data<double>()[i] = -std::exp(a_log.data<double>()[i]);
+    } else {
+      a.data<float>()[i] = -std::exp(a_log.data<float>()[i]);
+    }
+  }
+  return a;
+}
+
+void add_product(Tensor& sum, const Tensor& x, const Tensor& y) {
+  for (int64_t i = 0; i < sum.count(); ++i) {
+    if (sum.dtype() == Dtype::f64) {
+      sum.data<double>()[i] += x.data<double>()[i] * y.data<double>()[i];
+    } else {
+      sum.data<float>()[i] += x.data<float>()[i] * y.data<float>()[i];
+    }
+  }
+}
+
+}  // namespace
+
+Var selective_scan(const ScanVars& in, const SequenceLayout& layout, CarriedState* state) {
+  const SelectiveScanInputs inputs{
+      .u = in.u.value(),
+      .delta = in.delta.value(),
+      .a = decay_rates(in.a_log.value()),
+      .b = in.b.value(),
+      .c = in.c.value(),
+      .d = in.d.value(),
+      .z = in.z.value(),
+      .delta_bias = in.delta_bias.value(),
+      .initial = state != nullptr ? state->initial : Tensor(),
+  };
+  ops::SelectiveScanOut result = ops::selective_scan(
+      inputs, layout, /*want_chunk_states=*/in.u.on_tape(), state != nullptr && state->want_final);
+  if (state != nullptr) state->final_state = result.final_state;
+  return Tape::record(
+      "selective_scan", {in.u, in.delta, in.a_log, in.b, in.c, in.d, in.z, in.delta_bias},
+      result.out, [inputs, layout, chunk_states = result.chunk_states](Gradients& io) {
+        Tensor da = Tensor::zeros(inputs.a.shape(), inputs.a.dtype());
+        SelectiveScanGradients gradients = ops::selective_scan_backward(
+            da, io.sum(5), io.sum(7), io.output(), inputs, chunk_states, layout);
+        add_product(io.sum(2), da, inputs.a);
+        io.add(0, std::move(gradients.du));
+        io.add(1, std::move(gradients.ddelta));
+        io.add(3, std::move(gradients.db));
+        io.add(4, std::move(gradients.dc));
+        if (inputs.z.defined()) io.add(6, std::move(gradients.dz));
+      });
+}
+
+}  // namespace sidewinder

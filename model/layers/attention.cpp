@@ -1,0 +1,130 @@
+#include "model/layers/attention.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace sidewinder {
+
+Attention::Attention(const std::string& name, int64_t width, const BlockOptions& options,
+                     double norm_eps, const Initializer& initializer, double residual_divisor)
+    : heads_(options.heads != 0 ? options.heads : width / options.head_width),
+      key_value_heads_(options.key_value_heads != 0 ? options.key_value_heads : heads_),
+      head_width_(options.head_width),
+      pattern_{options.pattern == PatternKind::window ? options.window : 0},
+      uses_rope_(options.rope),
+      qk_norm_(options.qk_norm),
+      norm_eps_(norm_eps) {
+  rope_options_.head_width = head_width_;
+  rope_options_.rotary_width =
+      static_cast<int64_t>(std::lround(options.rotary_share * static_cast<double>(head_width_) / 2)) *
+      2;
+  rope_options_.base = options.rope_base;
+  qkv_ = initializer.linear(name + ".qkv.weight", (heads_ + 2 * key_value_heads_) * head_width_,
+                            width);
+  if (qk_norm_) {
+    query_norm_ = initializer.constant(name + ".query_norm.weight", ParameterRole::norm,
+                                       {head_width_}, 1.0);
+    key_norm_ =
+        initializer.constant(name + ".key_norm.weight", ParameterRole::norm, {head_width_}, 1.0);
+  }
+  out_ = initializer.linear(name + ".out_proj.weight", width, heads_ * head_width_,
+                            residual_divisor);
+}
+
+const RopeTable& Attention::rope_table(int64_t positions, Dtype dtype) {
+  if (!rope_table_.cosine.defined() || rope_table_.cosine.size(0) < positions ||
+      rope_table_.cosine.dtype() != dtype) {
+    // Doubled, so that generation does not make it anew for every token.
+    int64_t size = 1024;
+    while (size < positions) size *= 2;
+    rope_table_ = ops::rope_table(rope_options_, size, dtype);
+  }
+  return rope_table_;
+}
+
+Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
+  const SequenceLayout& layout = *pass.attention_layout;
+  const int64_t tokens = layout.tokens();
+  const std::array<int64_t, 3> widths = {heads_ * head_width_, key_value_heads_ * head_width_,
+                                         key_value_heads_ * head_width_};
+  std::vector<Var> qkv = split(linear(x, pass(qkv_)), widths);
+  Var q = reshape(qkv[0], {tokens, heads_, head_width_});
+  Var k = reshape(qkv[1], {tokens, key_value_heads_, head_width_});
+  Var v = reshape(qkv[2], {tokens, key_value_heads_, head_width_});
+  if (qk_norm_) {
+    q = rms_norm(q, pass(query_norm_), norm_eps_, pass.dtype);
+    k = rms_norm(k, pass(key_norm_), norm_eps_, pass.dtype);
+  }
+  if (uses_rope_) {
+    const int32_t* position = layout.position.data<int32_t>();
+    const int64_t last = tokens == 0 ? 0 : *std::max_element(position, position + tokens);
+    const RopeTable& table = rope_table(last + 1, accumulator_of(pass.dtype));
+    q = rope(q, layout.position, table);
+    k = rope(k, layout.position, table);
+  }
+  if (pass.state != nullptr) {
+    auto [keys, values] = with_cache(*pass.state, k.value(), v.value());
+    k = Var(keys);
+    v = Var(values);
+  }
+  const double scale = 1.0 / std::sqrt(static_cast<double>(head_width_));
+  // A cache longer than the window is never passed in, so the layout's `past` is this block's own.
+  const SequenceLayout* used = &layout;
+  SequenceLayout continued;
+  if (pass.state != nullptr) {
+    const int64_t past = k.value().size(0) - tokens;
+    continued = SequenceLayout::continuation(1, tokens, 0, past, past);
+    used = &continued;
+  }
+  Var mixed = attention(q, k, v, *used, pattern_, scale);
+  mixed = reshape(mixed, {tokens, heads_ * head_width_});
+  return linear_add(mixed, pass(out_), residual);
+}
+
+std::pair<Tensor, Tensor> Attention::with_cache(BlockState& state, const Tensor& keys,
+                                                const Tensor& values) const {
+  const int64_t added = keys.size(0);
+  const int64_t width = key_value_heads_ * head_width_;
+  // Older keys than these are out of sight for every query still to come.
+  const int64_t cached = state.end_key - state.first_key;
+  const int64_t kept = pattern_.window == 0 ? cached : std::min(cached, pattern_.window - 1);
+  state.first_key = state.end_key - kept;
+  const int64_t capacity = state.keys.defined() ? state.keys.size(0) : 0;
+  if (state.end_key + added > capacity) {
+    // Twice what is needed, so that moving costs a constant per token.
+    const int64_t room = std::max<int64_t>(64, 2 * (kept + added));
+    const auto moved = [&](const Tensor& old) {
+      Tensor fresh = Tensor::empty({room, width}, keys.dtype());
+      if (kept > 0) {
+        fresh.slice_rows(0, kept).copy_from(old.slice_rows(state.first_key, state.end_key));
+      }
+      return fresh;
+    };
+    state.keys = moved(state.keys);
+    state.values = moved(state.values);
+    state.first_key = 0;
+    state.end_key = kept;
+  }
+  state.keys.slice_rows(state.end_key, state.end_key + added).copy_from(keys.reshape({added, width}));
+  state.values.slice_rows(state.end_key, state.end_key + added)
+      .copy_from(values.reshape({added, width}));
+  state.end_key += added;
+  const int64_t visible = kept + added;
+  const Shape shape = {visible, key_value_heads_, head_width_};
+  return {state.keys.slice_rows(state.first_key, state.end_key).reshape(shape),
+          state.values.slice_rows(state.first_key, state.end_key).reshape(shape)};
+}
+
+void Attention::visit(const ParameterVisitor& visitor) {
+  visitor(qkv_);
+  if (qk_norm_) {
+    visitor(query_norm_);
+    visitor(key_norm_);
+  }
+  visitor(out_);
+}
+
+int64_t Attention::matrix_elements() const { return qkv_.value().count() + out_.value().count(); }
+
+}  // namespace sidewinder
