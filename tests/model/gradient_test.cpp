@@ -1,0 +1,27 @@
+#include <gtest/gtest.h>
+
+#include "model/check/gradient_check.h"
+
+namespace sidewinder {
+namespace {
+
+TEST(Gradients, EveryFunctionMatchesCentralDifferencesInF64) {
+  for (const GradientCase& gradient_case : gradient_cases()) {
+    const GradientError error = check_gradients(gradient_case.function, gradient_case.inputs);
+    EXPECT_LT(error.worst, 1e-7) << gradient_case.name << ", input " << error.worst_input;
+  }
+}
+
+TEST(Gradients, TheCheckerSeesAWrongFactor) {
+  const DifferentiableFunction wrong = [](const std::vector<Var>& in) {
+    return std::vector<Var>{Tape::record("wrong", {in[0]}, in[0].value().clone(), [](Gradients& io) {
+      Tensor gradient = io.output().clone();
+      gradient.data<double>()[0] *= 1.0001;
+      io.add(0, std::move(gradient));
+    })};
+  };
+  EXPECT_GT(check_gradients(wrong, {Tensor::from<double>({2}, {1.0, 2.0})}).worst, 1e-5);
+}
+
+}  // namespace
+}  // namespace sidewinder

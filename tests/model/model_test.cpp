@@ -1,0 +1,146 @@
+#include "model/model.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+
+#include "kernels/base/thread_pool.h"
+#include "tests/support/models.h"
+#include "tests/support/random.h"
+
+namespace sidewinder {
+namespace {
+
+using testing::random_tokens;
+
+TEST(HybridModel, TwentyMillionRecipeHasTheParametersOfItsFormula) {
+  ModelOptions options;
+  options.width = 384;
+  options.vocabulary = 16384;
+  options.layers = "mw";
+  options.repeat = 4;
+  BlockOptions window;
+  window.mixer = MixerKind::attention;
+  window.pattern = PatternKind::window;
+  window.window = 512;
+  options.blocks = {{"m", {}}, {"w", window}};
+  HybridModel model(options, Initializer{.seed = 0});
+  // 26.25 d² matrix elements per repeat and V·d for the tied head; FLOPs are six times that, and
+  // 12·d per visible pair.
+  const double per_token = model.training_flops(SequenceLayout::unpacked(1, 1), 1);
+  EXPECT_NEAR(per_token, 6 * (4 * 26.25 * 384 * 384 + 16384 * 384 + 4 * 2 * 384), 1e6);
+  EXPECT_NEAR(static_cast<double>(model.num_parameters()), 21.9e6, 0.15e6);
+}
+
+TEST(HybridModel, RecomputeGivesTheSameBits) {
+  HybridModel model = testing::tiny_model("mwf", Dtype::f32);
+  const std::vector<std::vector<int32_t>> documents = {random_tokens(70, 37, 1),
+                                                       random_tokens(20, 37, 2)};
+  const auto plain = testing::packed_loss(model, Dtype::f32, documents);
+  const auto again = testing::packed_loss(model, Dtype::f32, documents, /*recompute=*/true);
+  EXPECT_EQ(plain.loss, again.loss);
+  for (const auto& [name, gradient] : plain.gradients) {
+    EXPECT_TRUE(testing::same_bits(gradient, again.gradients.at(name))) << name;
+  }
+}
+
+TEST(HybridModel, BitsDoNotDependOnTheNumberOfThreads) {
+  const std::vector<std::vector<int32_t>> documents = {random_tokens(150, 37, 1),
+                                                       random_tokens(33, 37, 2)};
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+    HybridModel model = testing::tiny_model("mwmf", Dtype::f32);
+    const int before = ThreadPool::global().num_threads();
+    ThreadPool::global().resize(1);
+    const auto one = testing::packed_loss(model, dtype, documents);
+    for (const int threads : {2, 3}) {
+      ThreadPool::global().resize(threads);
+      const auto several = testing::packed_loss(model, dtype, documents);
+      EXPECT_EQ(one.loss, several.loss);
+      for (const auto& [name, gradient] : one.gradients) {
+        EXPECT_TRUE(testing::same_bits(gradient, several.gradients.at(name))) << name;
+      }
+    }
+    ThreadPool::global().resize(before);
+  }
+}
+
+TEST(HybridModel, EveryParameterIsReadyOnceAfterItsLastUse) {
+  for (const bool recompute : {false, true}) {
+    HybridModel model = testing::tiny_model("mwf", Dtype::f32, /*tied=*/true);
+    std::map<std::string, int> ready;
+    std::map<std::string, Tensor> at_ready;
+    Tape tape;
+    tape.on_ready = [&](Parameter& parameter) {
+      ++ready[parameter.name()];
+      at_ready[parameter.name()] = parameter.gradient().clone();
+    };
+    const SequenceLayout layout = SequenceLayout::unpacked(1, 24);
+    const Tensor tokens = Tensor::from<int32_t>({24}, random_tokens(24, 37, 5));
+    const LossOut out = model.loss(&tape, Dtype::f32, {layout, layout}, tokens, tokens,
+                                   {.scale = 1.0, .z_loss = 0, .recompute = recompute});
+    tape.backward(out.loss);
+    model.visit([&](Parameter& parameter) {
+      EXPECT_EQ(ready[parameter.name()], 1) << parameter.name();
+      EXPECT_TRUE(testing::same_bits(at_ready[parameter.name()], parameter.gradient()))
+          << parameter.name();
+    });
+  }
+}
+
+TEST(HybridModel, GenerationEqualsTheTrainingForward) {
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32}) {
+    HybridModel model = testing::tiny_model("mwmf", dtype);
+    const std::vector<int32_t> tokens = random_tokens(90, 37, 9);
+    const SequenceLayout layout = SequenceLayout::unpacked(1, 90);
+    const Tensor whole =
+        model.logits(dtype, {layout, layout}, Tensor::from<int32_t>({90}, tokens));
+    GenerationState state;
+    // A prompt of 40, then token by token, then a piece of 10.
+    const double bound = dtype == Dtype::f64 ? 1e-11 : 2e-5;
+    Tensor logits = model.next_logits(dtype, {tokens.begin(), tokens.begin() + 40}, state);
+    EXPECT_LT(testing::relative_error(logits, whole.slice_rows(39, 40).reshape({37})), bound);
+    for (int64_t t = 40; t < 80; ++t) {
+      logits = model.next_logits(dtype, {tokens[static_cast<size_t>(t)]}, state);
+      ASSERT_LT(testing::relative_error(logits, whole.slice_rows(t, t + 1).reshape({37})), bound)
+          << "token " << t;
+    }
+    logits = model.next_logits(dtype, {tokens.begin() + 80, tokens.end()}, state);
+    EXPECT_LT(testing::relative_error(logits, whole.slice_rows(89, 90).reshape({37})), bound);
+  }
+}
+
+TEST(HybridModel, CachesOfWindowedBlocksStayBounded) {
+  HybridModel model = testing::tiny_model("mw", Dtype::f32);
+  GenerationState state;
+  for (int i = 0; i < 600; ++i) model.next_logits(Dtype::f32, {i % 37}, state);
+  EXPECT_LE(state.blocks[1].keys.size(0), 64);
+  EXPECT_LE(state.blocks[1].end_key - state.blocks[1].first_key, 5);
+}
+
+TEST(HybridModel, Bf16StaysNearF32) {
+  HybridModel model = testing::tiny_model("mwmf", Dtype::f32);
+  const std::vector<std::vector<int32_t>> documents = {random_tokens(100, 37, 1)};
+  const auto exact = testing::packed_loss(model, Dtype::f32, documents);
+  const auto rounded = testing::packed_loss(model, Dtype::bf16, documents);
+  EXPECT_NEAR(rounded.loss, exact.loss, 5e-3 * exact.loss);
+  for (const auto& [name, gradient] : exact.gradients) {
+    EXPECT_LT(testing::relative_error(rounded.gradients.at(name), gradient), 0.05) << name;
+  }
+}
+
+TEST(HybridModel, UnknownLayerLetterNamesTheMissingTable) {
+  ModelOptions options = testing::tiny_options("mw");
+  options.layers = "mx";
+  try {
+    HybridModel model(options, Initializer{});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::user);
+    EXPECT_STREQ(error.what(), "model.layers names block \"x\", which has no table; add "
+                               "[model.block.x] with its mixer");
+  }
+}
+
+}  // namespace
+}  // namespace sidewinder

@@ -1,0 +1,111 @@
+#pragma once
+// The training loop. step() is one optimizer step; run() repeats it, logs, validates, saves, and
+// stops cleanly when asked. Everything that decides the next bits is in the checkpoint.
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoints/store.h"
+#include "data/loader.h"
+#include "model/model.h"
+#include "trainer/metrics.h"
+#include "trainer/optimizer.h"
+#include "trainer/options.h"
+
+namespace sidewinder {
+
+// All a Trainer needs to know; each part belongs to its folder's options.
+struct TrainerOptions {
+  RunOptions run;
+  TrainOptions train;
+  OptimizerOptions optimizer;
+  LearningRateOptions learning_rate;
+  DataOptions data;
+  CheckpointOptions checkpoint;
+  std::string resolved_recipe;    // stored in every checkpoint
+  std::string instruction_set;        // of the kernels in use; bits depend on it
+  bool allow_different_cpu = false;   // resume although another instruction set made the checkpoint
+  double peak_flops = 0;              // measured at start, what MFU divides by; 0: no MFU
+};
+
+struct StepReport {
+  int64_t step = 0;  // the step just made, from 1
+  double loss = 0;   // nats per target
+  double gradient_norm = 0;
+  double learning_rate = 0;
+  int64_t targets = 0;
+  int64_t row_slots = 0;
+  int64_t padding = 0;
+  double flops = 0;    // of forward and backward, see HybridModel::training_flops
+  double seconds = 0;
+  bool skipped = false;  // not finite: no update was made
+};
+
+struct Evaluation {
+  double loss = 0;  // nats per target
+  int64_t targets = 0;
+  int64_t bytes = 0;  // of the text behind them; 0: not known
+  double bits_per_byte() const;
+};
+
+// Documents of a folder of shards through a model: mean loss over all targets. `per_token`, if
+// given, is called with every batch and its token losses.
+Evaluation evaluate(HybridModel& model, Dtype dtype, DocumentRows& rows, const DataOptions& data,
+                    int64_t row_length, int64_t rows_per_batch,
+                    const std::function<void(const Batch&, const Tensor&)>& per_token = {});
+
+// Layouts of a batch as the isolation options demand.
+Layouts layouts_of(const Batch& batch, const DataOptions& options);
+
+class ProgressReporter;
+
+class Trainer {
+ public:
+  // Resumes from the newest checkpoint of run.folder if there is one. The caller holds its lock.
+  Trainer(HybridModel& model, const TrainerOptions& options);
+  ~Trainer();
+
+  StepReport step();
+  // Steps until train.steps. Returns ExitCode::success, or requeue when a stop was requested and the
+  // state is saved. Throws Error{numeric_stop} after too many skipped steps in a row.
+  ExitCode run();
+
+  int64_t steps_done() const { return state_.progress.step; }
+  bool resumed() const { return resumed_; }
+  const Loader& loader() const { return *loader_; }
+  void save();
+  std::optional<Evaluation> validate();
+  std::optional<Evaluation> last_validation() const { return last_validation_; }
+
+ private:
+  struct RunState {
+    Progress progress;
+    int64_t updates = 0;  // steps that were not skipped: Adam's t
+    int64_t targets = 0;
+    int64_t skipped = 0;
+    int64_t skipped_in_a_row = 0;
+  };
+
+  RowPlan plan(const Progress& progress) const;
+  void load(const CheckpointContent& content, std::string* cursor);
+  std::string state_json() const;
+  void log(const StepReport& report, ProgressReporter& progress);
+
+  HybridModel& model_;
+  TrainerOptions options_;
+  Dtype dtype_;
+  Optimizer optimizer_;
+  Store store_;
+  std::unique_ptr<Loader> loader_;
+  std::unique_ptr<MetricsWriter> metrics_;
+  RunState state_;
+  bool resumed_ = false;
+  int64_t saved_step_ = -1;
+  std::string restored_state_;
+  std::optional<Evaluation> last_validation_;
+};
+
+}  // namespace sidewinder
