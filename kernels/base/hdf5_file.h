@@ -1,14 +1,15 @@
 #pragma once
 // HDF5 files: handles that close themselves, errors as exceptions, and the one lock (the library is
 // not assumed to be thread-safe). Files are written once and never reopened for change: contiguous
-// datasets, 4 KiB alignment, format bounds (V110, V110), no filters. Durability (fsync, rename) is the
-// caller's business.
+// datasets that begin on 4 KiB boundaries, format bounds (V110, V110), no filters, no time stamps
+// (same content, same bytes). A file may be read by offset as well. Durability (fsync, rename) is
+// the caller's business, and so is verifying bytes from elsewhere before the library parses them.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace sidewinder {
@@ -34,13 +35,14 @@ class Hdf5Writer {
 
   void write(const std::string& name, Hdf5Type type, std::span<const uint64_t> shape,
              const void* data);
-  // A dataset of known size filled piece by piece, in elements.
+  // A dataset of known size filled piece by piece; `first` and `count` are in elements and make
+  // whole rows (everything but the first dimension). What is never written has no defined content.
   void reserve(const std::string& name, Hdf5Type type, std::span<const uint64_t> shape);
   void write_at(const std::string& name, uint64_t first, uint64_t count, const void* data);
   void attribute(const std::string& name, const std::string& text);
   void attribute(const std::string& name, uint64_t value);
-  // Closes and flushes to the operating system; reports every late error. Not calling it leaves an
-  // unusable file.
+  // Closes and flushes to the operating system; reports every late error. A file whose writer dies
+  // without it is removed (or, if the process dies, does not open).
   void close();
 
  private:

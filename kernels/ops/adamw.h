@@ -31,6 +31,8 @@ namespace cpu {
 void adamw(Stream, const AdamwArgs&);
 }
 
+extern Kernel<AdamwArgs> kAdamw;
+
 namespace ops {
 void adamw(Tensor& weight, Tensor& m, Tensor& v, const Tensor& gradient,
            const AdamwCoefficients& coefficients);

@@ -1,6 +1,6 @@
 #pragma once
-// y_t = table[ids_t]. Backward adds dy_t to row ids_t, tokens in ascending order within a row, so the
-// sum has one order whatever the number of threads.
+// y_t = table[ids_t]. Backward adds dy_t to row ids_t, tokens in ascending order within a row, so
+// the sum has one order whatever the number of threads.
 
 #include "kernels/ops/kernel.h"
 
@@ -22,6 +22,9 @@ namespace cpu {
 void embedding(Stream, const EmbeddingArgs&);
 void embedding_backward(Stream, const EmbeddingBackwardArgs&);
 }  // namespace cpu
+
+extern Kernel<EmbeddingArgs> kEmbedding;
+extern Kernel<EmbeddingBackwardArgs> kEmbeddingBackward;
 
 namespace ops {
 // An id outside the table is Error{user} naming it.

@@ -1,5 +1,6 @@
 #pragma once
-// Σ x² in f64: partial sums of 65536 elements each, added in order. Not finite if any element is not.
+// Σ x² in f64: partial sums of 65536 elements each, added in order. Not finite if any element is
+// not.
 
 #include "kernels/ops/kernel.h"
 
@@ -13,6 +14,8 @@ struct NormSqArgs {
 namespace cpu {
 void norm_sq(Stream, const NormSqArgs&);
 }
+
+extern Kernel<NormSqArgs> kNormSq;
 
 namespace ops {
 double norm_sq(const Tensor& x);

@@ -10,9 +10,9 @@
 namespace sidewinder {
 
 struct RmsNormArgs {
-  Tensor& y;            // like x in shape; f32|bf16|f64
-  Tensor& rstd;         // [rows of the last axis] f32 (f64), kept for backward
-  const Tensor& x;      // [T, D] or [T, H, D]
+  Tensor& y;             // like x in shape; f32|bf16|f64
+  Tensor& rstd;          // [rows of the last axis] f32 (f64), kept for backward
+  const Tensor& x;       // [T, D] or [T, H, D]
   const Tensor& weight;  // [D] f32 (f64)
   float eps;
 };
@@ -31,6 +31,9 @@ namespace cpu {
 void rms_norm(Stream, const RmsNormArgs&);
 void rms_norm_backward(Stream, const RmsNormBackwardArgs&);
 }  // namespace cpu
+
+extern Kernel<RmsNormArgs> kRmsNorm;
+extern Kernel<RmsNormBackwardArgs> kRmsNormBackward;
 
 namespace ops {
 

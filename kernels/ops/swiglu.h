@@ -13,7 +13,7 @@ struct SwigluArgs {
 
 struct SwigluBackwardArgs {
   Tensor& dgate_up;  // [T, 2F] like gate_up
-  const Tensor& dy;
+  const Tensor& dy;  // [T, F] like gate_up in type
   const Tensor& gate_up;
 };
 
@@ -21,6 +21,9 @@ namespace cpu {
 void swiglu(Stream, const SwigluArgs&);
 void swiglu_backward(Stream, const SwigluBackwardArgs&);
 }  // namespace cpu
+
+extern Kernel<SwigluArgs> kSwiglu;
+extern Kernel<SwigluBackwardArgs> kSwigluBackward;
 
 namespace ops {
 Tensor swiglu(const Tensor& gate_up);

@@ -1,0 +1,55 @@
+#pragma once
+// Loops over the elements of a row in vectors. A body gets the index of its first element and the
+// number of elements it covers: kLanes, or fewer in the last vector.
+
+#include "kernels/cpu/isa/simd.h"
+
+namespace sidewinder::SIDEWINDER_ISA {
+
+template <typename T>
+inline F32 load_count(const T* p, int count) {
+  return count == kLanes ? load(p) : load_partial(p, count);
+}
+template <typename T>
+inline void store_count(T* p, F32 value, int count) {
+  if (count == kLanes) {
+    store(p, value);
+  } else {
+    store_partial(p, value, count);
+  }
+}
+
+inline F32 square_root(F32 x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<F32>(_mm512_sqrt_ps(reinterpret_cast<__m512>(x)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<F32>(_mm256_sqrt_ps(reinterpret_cast<__m256>(x)));
+#else
+  F32 result;
+  for (int i = 0; i < kLanes; ++i) result[i] = __builtin_sqrtf(x[i]);
+  return result;
+#endif
+}
+
+template <typename Body>
+inline void for_each_vector(int64_t width, Body&& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) body(i, kLanes);
+  if (i < width) body(i, static_cast<int>(width - i));
+}
+
+// The sum of term(i, count) over a row, four vectors at a time: an order that depends on `width`
+// alone. Lanes past `count` must be zero, as load_partial makes them.
+template <typename Term>
+inline float sum_over(int64_t width, Term&& term) {
+  F32 sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= width; i += 4 * kLanes) {
+    for (int k = 0; k < 4; ++k) sums[k] += term(i + k * kLanes, kLanes);
+  }
+  for (; i + kLanes <= width; i += kLanes) sums[0] += term(i, kLanes);
+  if (i < width) sums[1] += term(i, static_cast<int>(width - i));
+  return sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+}  // namespace sidewinder::SIDEWINDER_ISA

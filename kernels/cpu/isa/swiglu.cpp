@@ -1,0 +1,48 @@
+#include "kernels/cpu/isa/swiglu.h"
+
+#include "kernels/cpu/isa/elementwise.h"
+
+namespace sidewinder::SIDEWINDER_ISA {
+namespace {
+
+template <typename T>
+void forward(const SwigluRows& a) {
+  for (int64_t row = 0; row < a.rows; ++row) {
+    T* y = static_cast<T*>(a.y) + row * a.y_stride;
+    const T* gate = static_cast<const T*>(a.gate_up) + row * a.gate_up_stride;
+    const T* up = gate + a.width;
+    for_each_vector(a.width, [&](int64_t i, int count) {
+      store_count(y + i, silu(load_count(gate + i, count)) * load_count(up + i, count), count);
+    });
+  }
+}
+
+template <typename T>
+void backward(const SwigluBackwardRows& a) {
+  for (int64_t row = 0; row < a.rows; ++row) {
+    T* dgate = static_cast<T*>(a.dgate_up) + row * a.dgate_up_stride;
+    T* dup = dgate + a.width;
+    const T* dy = static_cast<const T*>(a.dy) + row * a.dy_stride;
+    const T* gate = static_cast<const T*>(a.gate_up) + row * a.gate_up_stride;
+    const T* up = gate + a.width;
+    for_each_vector(a.width, [&](int64_t i, int count) {
+      const F32 g = load_count(gate + i, count);
+      const F32 gradient = load_count(dy + i, count);
+      const F32 s = sigmoid(g);
+      const F32 derivative = s * (1.0F + g * (1.0F - s));
+      store_count(dgate + i, gradient * load_count(up + i, count) * derivative, count);
+      store_count(dup + i, gradient * (g * s), count);
+    });
+  }
+}
+
+void forward_any(const SwigluRows& a) { (a.bf16 ? forward<uint16_t> : forward<float>)(a); }
+void backward_any(const SwigluBackwardRows& a) {
+  (a.bf16 ? backward<uint16_t> : backward<float>)(a);
+}
+
+}  // namespace
+
+extern const SwigluLoops swiglu_loops = {forward_any, backward_any};
+
+}  // namespace sidewinder::SIDEWINDER_ISA

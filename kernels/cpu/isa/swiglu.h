@@ -1,0 +1,32 @@
+#pragma once
+// Gated activation of one row or a run of rows: the inner loops of cpu::swiglu.
+
+#include <cstdint>
+
+#include "kernels/cpu/isa.h"
+
+namespace sidewinder {
+
+// Strides in elements; a bf16 element is a uint16_t. All tensors have one type.
+struct SwigluRows {
+  void* y;              // rows of `width`
+  const void* gate_up;  // rows of 2 · width
+  int64_t rows, width, y_stride, gate_up_stride;
+  bool bf16;
+};
+
+struct SwigluBackwardRows {
+  void* dgate_up;
+  const void* dy;
+  const void* gate_up;
+  int64_t rows, width, dgate_up_stride, dy_stride, gate_up_stride;
+  bool bf16;
+};
+
+struct SwigluLoops {
+  void (*forward)(const SwigluRows&);
+  void (*backward)(const SwigluBackwardRows&);
+};
+SIDEWINDER_DECLARE_PER_ISA(SwigluLoops, swiglu_loops)
+
+}  // namespace sidewinder
