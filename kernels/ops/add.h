@@ -11,6 +11,8 @@ struct AddArgs {
   const Tensor& b;
 };
 
+extern Kernel<AddArgs> kAdd;
+
 namespace cpu {
 void add(Stream, const AddArgs&);
 }

@@ -30,6 +30,8 @@ struct LinearCrossEntropyArgs {
   CrossEntropyOptions options;
 };
 
+extern Kernel<LinearCrossEntropyArgs> kLinearCrossEntropy;
+
 namespace cpu {
 void linear_cross_entropy(Stream, const LinearCrossEntropyArgs&);
 }

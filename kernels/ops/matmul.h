@@ -48,6 +48,10 @@ struct WeightGradientArgs {
   bool accumulate;  // dweight += instead of dweight =
 };
 
+extern Kernel<PackWeightArgs> kPackWeight;
+extern Kernel<LinearArgs> kLinear;
+extern Kernel<WeightGradientArgs> kWeightGradient;
+
 namespace cpu {
 void pack_weight(Stream, const PackWeightArgs&);
 void linear(Stream, const LinearArgs&);

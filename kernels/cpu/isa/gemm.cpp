@@ -1,0 +1,435 @@
+#include "kernels/cpu/isa/gemm.h"
+
+#include "kernels/cpu/isa/simd.h"
+
+namespace sidewinder::SIDEWINDER_ISA {
+namespace {
+
+// Registers: rows × vectors accumulators, the vectors of B, and one broadcast element of A.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 14;
+constexpr int64_t kBlockSteps = 1024;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6;
+constexpr int64_t kBlockSteps = 512;
+#else
+constexpr int kTileRows = 4;
+constexpr int64_t kBlockSteps = 512;
+#endif
+constexpr int kTileVectors = 2;
+constexpr int kTileColumns = kTileVectors * kLanes;
+constexpr int kBlockRows = 84;
+
+#if defined(__AVX512BF16__)
+constexpr GemmWord kBf16Word = GemmWord::bf16_pair;
+#else
+constexpr GemmWord kBf16Word = GemmWord::rounded_f32;
+#endif
+
+F32 round_to_bf16(F32 value) {
+  uint16_t rounded[kLanes];
+  store(rounded, value);
+  return load(rounded);
+}
+
+// ---- packing ----
+
+template <GemmWord kWord>
+constexpr int kElementsPerWord = kWord == GemmWord::bf16_pair ? 2 : 1;
+
+// kLanes words of one row, for a contraction along rows.
+template <GemmWord kWord>
+F32 load_words(const float* p) {
+#if defined(__AVX512BF16__)
+  if constexpr (kWord == GemmWord::bf16_pair) {
+    return reinterpret_cast<F32>(
+        _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(load(p + kLanes)),
+                            reinterpret_cast<__m512>(load(p))));
+  }
+#endif
+  if constexpr (kWord == GemmWord::rounded_f32) return round_to_bf16(load(p));
+  return load(p);
+}
+
+template <GemmWord kWord>
+F32 load_words(const uint16_t* p) {
+  if constexpr (kWord == GemmWord::bf16_pair) return load(reinterpret_cast<const float*>(p));
+  return load(p);
+}
+
+// kLanes words at rows p and p + stride, for a contraction over rows.
+template <GemmWord kWord, typename T>
+F32 load_across(const T* p, const T* next) {
+#if defined(__AVX512BF16__)
+  if constexpr (kWord == GemmWord::bf16_pair) {
+    const __m512i interleave = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+        19, 3, 18, 2, 17, 1, 16, 0);
+    __m512i both;
+    if constexpr (sizeof(T) == 4) {
+      both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(load(next)),
+                                                           reinterpret_cast<__m512>(load(p))));
+    } else {
+      both = _mm512_inserti64x4(
+          _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(next)), 1);
+    }
+    return reinterpret_cast<F32>(_mm512_permutexvar_epi16(interleave, both));
+  }
+#endif
+  (void)next;
+  if constexpr (kWord == GemmWord::rounded_f32 && sizeof(T) == 4) return round_to_bf16(load(p));
+  return load(p);
+}
+
+#if defined(__AVX512F__)
+void transpose(F32 (&rows)[kLanes]) {
+  __m512 t[16];
+  __m512 u[16];
+  for (int i = 0; i < 16; ++i) t[i] = reinterpret_cast<__m512>(rows[i]);
+  for (int i = 0; i < 8; ++i) {
+    u[2 * i] = _mm512_unpacklo_ps(t[2 * i], t[2 * i + 1]);
+    u[2 * i + 1] = _mm512_unpackhi_ps(t[2 * i], t[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    const auto pair = [&](int j) { return _mm512_castps_pd(u[4 * i + j]); };
+    t[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pair(0), pair(2)));
+    t[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pair(0), pair(2)));
+    t[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pair(1), pair(3)));
+    t[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pair(1), pair(3)));
+  }
+  for (int i = 0; i < 4; ++i) {
+    u[i] = _mm512_shuffle_f32x4(t[i], t[i + 4], 0x88);
+    u[i + 4] = _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd);
+    u[i + 8] = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0x88);
+    u[i + 12] = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 8; ++i) {
+    rows[i] = reinterpret_cast<F32>(_mm512_shuffle_f32x4(u[i], u[i + 8], 0x88));
+    rows[i + 8] = reinterpret_cast<F32>(_mm512_shuffle_f32x4(u[i], u[i + 8], 0xdd));
+  }
+}
+#elif defined(__AVX2__)
+void transpose(F32 (&rows)[kLanes]) {
+  __m256 t[8];
+  __m256 u[8];
+  for (int i = 0; i < 8; ++i) t[i] = reinterpret_cast<__m256>(rows[i]);
+  for (int i = 0; i < 4; ++i) {
+    u[2 * i] = _mm256_unpacklo_ps(t[2 * i], t[2 * i + 1]);
+    u[2 * i + 1] = _mm256_unpackhi_ps(t[2 * i], t[2 * i + 1]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    t[4 * i] = _mm256_shuffle_ps(u[4 * i], u[4 * i + 2], 0x44);
+    t[4 * i + 1] = _mm256_shuffle_ps(u[4 * i], u[4 * i + 2], 0xee);
+    t[4 * i + 2] = _mm256_shuffle_ps(u[4 * i + 1], u[4 * i + 3], 0x44);
+    t[4 * i + 3] = _mm256_shuffle_ps(u[4 * i + 1], u[4 * i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = reinterpret_cast<F32>(_mm256_permute2f128_ps(t[i], t[i + 4], 0x20));
+    rows[i + 4] = reinterpret_cast<F32>(_mm256_permute2f128_ps(t[i], t[i + 4], 0x31));
+  }
+}
+#else
+void transpose(F32 (&rows)[kLanes]) {
+  float m[kLanes][kLanes];
+  for (int i = 0; i < kLanes; ++i) store(m[i], rows[i]);
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < kLanes; ++j) rows[i][j] = m[j][i];
+  }
+}
+#endif
+
+// Rows of the source are rows of A or columns of B.
+template <GemmWord kWord, typename T>
+void pack_rows(float* panel, int width, const T* source, int64_t row_stride, int count,
+               int64_t contraction) {
+  constexpr int64_t kBatch = kLanes * kElementsPerWord<kWord>;
+  const int64_t steps = gemm_steps(contraction, kWord);
+  for (int first = 0; first < width; first += kLanes) {
+    const int filled = count - first < kLanes ? count - first : kLanes;
+    for (int64_t step = 0; step < steps; step += kLanes) {
+      const int64_t k = step * kElementsPerWord<kWord>;
+      F32 words[kLanes] = {};
+      if (k + kBatch <= contraction) {
+        for (int i = 0; i < filled; ++i) {
+          words[i] = load_words<kWord>(source + (first + i) * row_stride + k);
+        }
+      } else {
+        for (int i = 0; i < filled; ++i) {
+          T tail[kBatch] = {};
+          const T* row = source + (first + i) * row_stride + k;
+          for (int64_t j = 0; j < contraction - k; ++j) tail[j] = row[j];
+          words[i] = load_words<kWord>(tail);
+        }
+      }
+      transpose(words);
+      const int64_t batch = steps - step < kLanes ? steps - step : kLanes;
+      float* target = panel + step * width + first;
+      if (batch == kLanes) {
+        for (int j = 0; j < kLanes; ++j) store(target + j * width, words[j]);
+      } else {
+        for (int64_t j = 0; j < batch; ++j) store(target + j * width, words[j]);
+      }
+    }
+  }
+}
+
+// The contraction runs over the rows of the source; its columns are rows of A or columns of B. All
+// panels are filled together, some steps at a time, so that every cache line is read once.
+template <GemmWord kWord, typename T>
+void pack_columns(const GemmPack& args, const T* source) {
+  constexpr int64_t kStepBatch = 8;
+  const int64_t steps = gemm_steps(args.contraction, kWord);
+  const int64_t vectors_per_panel = (args.width + kLanes - 1) / kLanes;
+  for (int64_t batch = 0; batch < steps; batch += kStepBatch) {
+    const int64_t batch_end = batch + kStepBatch < steps ? batch + kStepBatch : steps;
+    for (int64_t panel = 0, column = 0; column < args.extent; ++panel, column += args.width) {
+      const int64_t left = args.extent - column;
+      const bool halved = args.halves_last && left <= args.width / 2;
+      const int64_t width = halved ? args.width / 2 : args.width;
+      const int64_t vectors = halved ? vectors_per_panel / 2 : vectors_per_panel;
+      float* target = reinterpret_cast<float*>(args.panels) + panel * args.panel_stride;
+      for (int64_t step = batch; step < batch_end; ++step) {
+        const int64_t k = step * kElementsPerWord<kWord>;
+        const T* row = source + k * args.row_stride + column;
+        const bool has_next = k + 1 < args.contraction;
+        for (int64_t v = 0; v < vectors; ++v) {
+          const int64_t offset = v * kLanes;
+          F32 words;
+          if (left - offset >= kLanes && has_next) {
+            words = load_across<kWord>(row + offset, row + offset + args.row_stride);
+          } else {
+            T first[kLanes] = {};
+            T second[kLanes] = {};
+            for (int64_t i = 0; i < kLanes && offset + i < left; ++i) {
+              first[i] = row[offset + i];
+              if (has_next) second[i] = row[offset + i + args.row_stride];
+            }
+            words = load_across<kWord>(first, second);
+          }
+          store(target + step * width + offset, words);
+        }
+      }
+    }
+  }
+}
+
+template <GemmWord kWord, typename T>
+void pack_as(const GemmPack& args) {
+  const T* source = static_cast<const T*>(args.source);
+  if (args.contracts_rows) {
+    pack_columns<kWord>(args, source);
+    return;
+  }
+  for (int64_t panel = 0, row = 0; row < args.extent; ++panel, row += args.width) {
+    const int64_t left = args.extent - row;
+    const int width = args.halves_last && left <= args.width / 2 ? args.width / 2 : args.width;
+    pack_rows<kWord>(reinterpret_cast<float*>(args.panels) + panel * args.panel_stride, width,
+                     source + row * args.row_stride, args.row_stride,
+                     static_cast<int>(left < width ? left : width), args.contraction);
+  }
+}
+
+template <GemmWord kWord>
+void pack_word(const GemmPack& args) {
+  if (args.element == GemmElement::f32) {
+    pack_as<kWord, float>(args);
+  } else {
+    pack_as<kWord, uint16_t>(args);
+  }
+}
+
+void pack(const GemmPack& args) {
+  switch (args.word) {
+    case GemmWord::f32: return pack_word<GemmWord::f32>(args);
+#if defined(__AVX512BF16__)
+    case GemmWord::bf16_pair: return pack_word<GemmWord::bf16_pair>(args);
+#else
+    case GemmWord::bf16_pair:
+#endif
+    case GemmWord::rounded_f32: return pack_word<GemmWord::rounded_f32>(args);
+  }
+}
+
+// ---- multiplying ----
+
+template <bool kPairs>
+F32 multiply_add(F32 sum, F32 a, F32 b) {
+#if defined(__AVX512F__)
+  const auto s = reinterpret_cast<__m512>(sum);
+#if defined(__AVX512BF16__)
+  if constexpr (kPairs) {
+    return reinterpret_cast<F32>(
+        _mm512_dpbf16_ps(s, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+  }
+#endif
+  return reinterpret_cast<F32>(
+      _mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), s));
+#elif defined(__AVX2__)
+  return reinterpret_cast<F32>(_mm256_fmadd_ps(
+      reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(sum)));
+#else
+  return sum + a * b;
+#endif
+}
+
+inline F32 broadcast_word(const float* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<F32>(_mm512_set1_ps(*p));
+#else
+  return broadcast(*p);
+#endif
+}
+
+// tile [kTileRows][kTileColumns] = the product of one panel of A and one of B.
+template <int kRows, int kVectors, bool kPairs>
+void multiply_tile(float* tile, const float* a, const float* b, int64_t steps) {
+  F32 sum[kRows][kVectors] = {};
+  for (int64_t step = 0; step < steps; ++step) {
+    F32 columns[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) columns[v] = load(b + v * kLanes);
+#pragma GCC unroll 14
+    for (int r = 0; r < kRows; ++r) {
+      const F32 row = broadcast_word(a + r);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        sum[r][v] = multiply_add<kPairs>(sum[r][v], row, columns[v]);
+      }
+    }
+    a += kTileRows;
+    b += kVectors * kLanes;
+  }
+#pragma GCC unroll 14
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) store(tile + r * kTileColumns + v * kLanes, sum[r][v]);
+  }
+}
+
+using TileFunction = void (*)(float*, const float*, const float*, int64_t);
+
+template <int kVectors, bool kPairs>
+TileFunction tile_function(int64_t rows) {
+  switch (rows) {
+#if defined(__AVX512F__)
+    case 14: return multiply_tile<14, kVectors, kPairs>;
+    case 13: return multiply_tile<13, kVectors, kPairs>;
+    case 12: return multiply_tile<12, kVectors, kPairs>;
+    case 11: return multiply_tile<11, kVectors, kPairs>;
+    case 10: return multiply_tile<10, kVectors, kPairs>;
+    case 9: return multiply_tile<9, kVectors, kPairs>;
+    case 8: return multiply_tile<8, kVectors, kPairs>;
+    case 7: return multiply_tile<7, kVectors, kPairs>;
+#endif
+#if defined(__AVX2__)
+    case 6: return multiply_tile<6, kVectors, kPairs>;
+    case 5: return multiply_tile<5, kVectors, kPairs>;
+#endif
+    case 4: return multiply_tile<4, kVectors, kPairs>;
+    case 3: return multiply_tile<3, kVectors, kPairs>;
+    case 2: return multiply_tile<2, kVectors, kPairs>;
+    default: return multiply_tile<1, kVectors, kPairs>;
+  }
+}
+
+TileFunction tile_function(int64_t rows, int vectors, GemmWord word) {
+#if defined(__AVX512BF16__)
+  if (word == GemmWord::bf16_pair) {
+    return vectors == 1 ? tile_function<1, true>(rows) : tile_function<2, true>(rows);
+  }
+#endif
+  (void)word;
+  return vectors == 1 ? tile_function<1, false>(rows) : tile_function<2, false>(rows);
+}
+
+F32 load_element(const void* p, int64_t offset, GemmElement element) {
+  return element == GemmElement::f32 ? load(static_cast<const float*>(p) + offset)
+                                     : load(static_cast<const uint16_t*>(p) + offset);
+}
+
+F32 load_element_partial(const void* p, int64_t offset, GemmElement element, int count) {
+  if (element == GemmElement::f32) {
+    return load_partial(static_cast<const float*>(p) + offset, count);
+  }
+  return load_partial(static_cast<const uint16_t*>(p) + offset, count);
+}
+
+// Adds what the output asks for to a tile and stores it. (row, column) is the tile's first element.
+void finish_tile(const float* tile, int64_t rows, int64_t columns, int64_t row, int64_t column,
+                 const GemmOutput& output) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t y_offset = (row + r) * output.stride + column;
+    const int64_t residual_offset = (row + r) * output.residual_stride + column;
+    const int64_t previous_offset = (row + r) * output.previous_stride + column;
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      F32 sum = load(tile + r * kTileColumns + c);
+      if (columns - c >= kLanes) {
+        if (output.bias != nullptr) sum += load(output.bias + column + c);
+        if (output.residual != nullptr) {
+          sum += load_element(output.residual, residual_offset + c, output.residual_element);
+        }
+        if (output.previous != nullptr) {
+          sum += load_element(output.previous, previous_offset + c, output.previous_element);
+        }
+        if (output.element == GemmElement::f32) {
+          store(static_cast<float*>(output.y) + y_offset + c, sum);
+        } else {
+          store(static_cast<uint16_t*>(output.y) + y_offset + c, sum);
+        }
+        continue;
+      }
+      const int count = static_cast<int>(columns - c);
+      if (output.bias != nullptr) sum += load_partial(output.bias + column + c, count);
+      if (output.residual != nullptr) {
+        sum += load_element_partial(output.residual, residual_offset + c, output.residual_element,
+                                    count);
+      }
+      if (output.previous != nullptr) {
+        sum += load_element_partial(output.previous, previous_offset + c, output.previous_element,
+                                    count);
+      }
+      if (output.element == GemmElement::f32) {
+        store_partial(static_cast<float*>(output.y) + y_offset + c, sum, count);
+      } else {
+        store_partial(static_cast<uint16_t*>(output.y) + y_offset + c, sum, count);
+      }
+    }
+  }
+}
+
+void prefetch_tile(int64_t rows, int64_t row, int64_t column, const GemmOutput& output) {
+  const int64_t size = output.element == GemmElement::f32 ? 4 : 2;
+  for (int64_t r = 0; r < rows; ++r) {
+    const char* line =
+        static_cast<const char*>(output.y) + ((row + r) * output.stride + column) * size;
+    __builtin_prefetch(line, 1);
+    if (output.element == GemmElement::f32) __builtin_prefetch(line + 64, 1);
+  }
+}
+
+void multiply(const GemmBlock& block) {
+  const auto* a = reinterpret_cast<const float*>(block.a);
+  const auto* b = reinterpret_cast<const float*>(block.b);
+  alignas(64) float tile[kTileRows * kTileColumns];
+  for (int64_t column = 0, panel = 0; column < block.columns; column += kTileColumns, ++panel) {
+    const int64_t left = block.columns - column;
+    const int64_t columns = left < kTileColumns ? left : kTileColumns;
+    const int vectors = columns <= kLanes ? 1 : 2;
+    const float* b_panel = b + panel * block.b_panel_stride + block.first_step * vectors * kLanes;
+    for (int64_t row = 0, row_panel = 0; row < block.rows; row += kTileRows, ++row_panel) {
+      const int64_t rows = block.rows - row < kTileRows ? block.rows - row : kTileRows;
+      prefetch_tile(rows, row, column, block.output);
+      tile_function(rows, vectors, block.word)(tile, a + row_panel * block.a_panel_stride,
+                                               b_panel, block.steps);
+      finish_tile(tile, rows, columns, row, column, block.output);
+    }
+  }
+}
+
+}  // namespace
+
+extern const GemmKernels gemm_kernels = {kTileRows,   kTileColumns, kBlockRows, kBlockSteps,
+                                         kBf16Word,   pack,         multiply};
+
+}  // namespace sidewinder::SIDEWINDER_ISA

@@ -1,0 +1,82 @@
+#pragma once
+// The inner loops of matrix products, C [rows, columns] = A [rows, k] · B [k, columns].
+//
+// Both operands are read from panels of 32-bit words. A panel holds `width` rows of A (columns of B)
+// and is ordered by steps of the contraction: word (step, i) lies at step · width + i. A word is one
+// f32 element, or two bf16 elements that are neighbours along the contraction, so that f32 and bf16
+// products share their loops and differ in one instruction. A has panels of `tile_rows`, B of
+// `tile_columns`; a last panel of B that needs only half of them is half as wide.
+//
+// Every element of C is one chain of multiply-adds over the steps, whatever tile it falls in: the
+// bits of a row of C do not depend on how many rows there are or where it lies.
+
+#include <cstdint>
+
+namespace sidewinder {
+
+enum class GemmElement : uint8_t { f32, bf16 };
+
+enum class GemmWord : uint8_t {
+  f32,          // one element
+  rounded_f32,  // one element rounded to bf16: for CPUs without bf16 instructions
+  bf16_pair,    // two elements, the earlier one in the low half
+};
+
+constexpr int64_t gemm_steps(int64_t contraction, GemmWord word) {
+  return word == GemmWord::bf16_pair ? (contraction + 1) / 2 : contraction;
+}
+
+// Copies a matrix into panels, converting on the way.
+struct GemmPack {
+  uint32_t* panels;
+  int64_t panel_stride;  // words from one panel to the next; at least 16 more than the panel holds
+                         // where its width is not a multiple of the vector length
+  int width;
+  bool halves_last;  // B: the last panel is half as wide where that is enough
+  const void* source;
+  int64_t row_stride;  // in elements
+  int64_t extent;       // rows of A or columns of B
+  int64_t contraction;  // elements to contract over
+  bool contracts_rows;  // the contraction runs over the rows of the source, not along them
+  GemmElement element;
+  GemmWord word;
+};
+
+struct GemmOutput {
+  void* y;
+  int64_t stride;
+  GemmElement element;
+  // Added to the product, each may be null.
+  const float* bias;      // one row
+  const void* residual;
+  int64_t residual_stride;
+  GemmElement residual_element;
+  const void* previous;   // of type `previous_element`: earlier sums, or y itself
+  int64_t previous_stride;
+  GemmElement previous_element;
+};
+
+struct GemmBlock {
+  const uint32_t* a;
+  int64_t a_panel_stride;
+  const uint32_t* b;
+  int64_t b_panel_stride;
+  int64_t first_step;  // of the panels of B; those of A begin with the block
+  int64_t steps;
+  int64_t rows;
+  int64_t columns;
+  GemmWord word;
+  GemmOutput output;
+};
+
+struct GemmKernels {
+  int tile_rows;
+  int tile_columns;
+  int block_rows;         // of A that a core keeps in its second-level cache, times
+  int64_t block_steps;    // this many steps
+  GemmWord bf16_word;     // what operands of bf16 products are packed to
+  void (*pack)(const GemmPack&);
+  void (*multiply)(const GemmBlock&);
+};
+
+}  // namespace sidewinder
