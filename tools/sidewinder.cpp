@@ -1,1 +1,117 @@
-int main() { return 0; }
+// The one binary: parses the command line, runs a command, turns an Error into a message and an exit
+// code.
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <functional>
+#include <new>
+#include <string>
+
+#include "kernels/base/error.h"
+#include "tools/commands/eval.h"
+#include "tools/commands/generate.h"
+#include "tools/commands/selftest.h"
+#include "tools/commands/train.h"
+
+namespace sidewinder {
+namespace {
+
+using Run = std::function<ExitCode()>;
+
+void add_json(CLI::App& command, std::string& path) {
+  command.add_option("--json", path, "also write the result to FILE as JSON")->type_name("FILE");
+}
+
+void add_train(CLI::App& app, Run& run) {
+  auto options = std::make_shared<TrainCommand>();
+  CLI::App& command = *app.add_subcommand("train", "Train a model from a recipe, or continue its run");
+  command.add_option("recipe", options->recipe, "recipe file (TOML)")->required();
+  command.add_option("--set", options->sets, "override a recipe key, e.g. --set train.steps=100")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command.add_flag("--fresh", options->fresh, "start anew in a folder beside a run that has checkpoints");
+  command.add_flag("--allow-different-cpu", options->allow_different_cpu,
+                   "continue although another instruction set made the checkpoint (other bits)");
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return train(*options); }; });
+}
+
+void add_eval(CLI::App& app, Run& run) {
+  auto options = std::make_shared<EvalCommand>();
+  CLI::App& command = *app.add_subcommand("eval", "Loss, perplexity and bits per byte of a text or shards");
+  command.add_option("model", options->model, "run folder or checkpoint folder")->required();
+  command.add_option("--data", options->data, "folder of token shards")->type_name("FOLDER");
+  command.add_option("--text", options->text, "UTF-8 text file, one document")->type_name("FILE");
+  command.add_option("--context", options->context, "tokens per row (default: the recipe's)");
+  command.add_option("--max-tokens", options->max_tokens, "stop after this many (default: all)");
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return eval(*options); }; });
+}
+
+void add_generate(CLI::App& app, Run& run) {
+  auto options = std::make_shared<GenerateCommand>();
+  CLI::App& command = *app.add_subcommand("generate", "Continue a prompt, token by token");
+  command.add_option("model", options->model, "run folder or checkpoint folder")->required();
+  command.add_option("--prompt", options->prompt, "text to continue");
+  command.add_option("--tokens", options->tokens, "how many at most")->capture_default_str();
+  command.add_option("--temperature", options->temperature, "0: always the most likely token")
+      ->capture_default_str();
+  command.add_option("--top-k", options->top_k, "choose among the k most likely; 0: all")
+      ->capture_default_str();
+  command.add_option("--top-p", options->top_p, "choose among the most likely that hold this probability")
+      ->capture_default_str();
+  command.add_option("--seed", options->seed, "the same seed gives the same text")->capture_default_str();
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return generate(*options); }; });
+}
+
+void add_selftest(CLI::App& app, Run& run) {
+  auto json_path = std::make_shared<std::string>();
+  CLI::App& command =
+      *app.add_subcommand("selftest", "Check every operation's results and gradients on this machine");
+  add_json(command, *json_path);
+  command.callback([json_path, &run] { run = [json_path] { return selftest(*json_path); }; });
+}
+
+ExitCode run_program(int argc, char** argv) {
+  CLI::App app{"Sidewinder trains hybrid Mamba and attention language models from recipe files.",
+               "sidewinder"};
+  app.set_version_flag("--version", SIDEWINDER_VERSION);
+  app.require_subcommand(1);
+  app.footer("Exit codes: 0 done, 2 wrong recipe or argument, 3 environment or data, 70 bug,\n"
+             "75 saved and wants to be started again, 76 peer lost, 79 too many non-finite steps,\n"
+             "80 no progress, 81 stale attempt. `sidewinder COMMAND --help` lists a command's options.");
+  Run run;
+  add_train(app, run);
+  add_eval(app, run);
+  add_generate(app, run);
+  add_selftest(app, run);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? ExitCode::success : ExitCode::user;
+  }
+  return run();
+}
+
+}  // namespace
+}  // namespace sidewinder
+
+int main(int argc, char** argv) {
+  using sidewinder::ExitCode;
+  ExitCode code = ExitCode::bug;
+  try {
+    code = sidewinder::run_program(argc, argv);
+  } catch (const sidewinder::Error& error) {
+    fmt::print(stderr, "sidewinder: {}\n", error.what());
+    code = error.exit_code();
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "sidewinder: out of memory; use a smaller model, context or micro-batch\n");
+    code = ExitCode::environment;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "sidewinder: internal error: {}; this is a bug, please report it\n", error.what());
+  }
+  return static_cast<int>(code);
+}

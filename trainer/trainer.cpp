@@ -91,16 +91,16 @@ Evaluation evaluate(HybridModel& model, Dtype dtype, DocumentRows& rows, const D
   return result;
 }
 
-Trainer::Trainer(HybridModel& model, const TrainerOptions& options)
+Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
+                 const std::optional<CheckpointContent>& checkpoint)
     : model_(model),
       options_(options),
       dtype_(activation_dtype(options.train.precision)),
       optimizer_(parameters_of(model), options.optimizer),
       store_(options.run.folder) {
   std::string cursor;
-  if (const std::optional<CheckpointContent> content = store_.load_newest()) {
-    load(*content, &cursor);
-    resumed_ = true;
+  if (checkpoint) {
+    load(*checkpoint, &cursor);
     saved_step_ = state_.progress.step;
   }
   loader_ = std::make_unique<Loader>(
@@ -110,8 +110,8 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options)
                      "the data has ids up to {} but model.vocabulary is {}; set model.vocabulary to "
                      "at least {}",
                      loader_->vocabulary() - 1, model.options().vocabulary, loader_->vocabulary());
-  if (resumed_) {
-    const nlohmann::json saved = nlohmann::json::parse(restored_state_);
+  if (checkpoint) {
+    const nlohmann::json saved = nlohmann::json::parse(checkpoint->state);
     SIDEWINDER_REQUIRE(saved.at("data_digest") == loader_->data_digest(),
                        "the checkpoint was made with other data (digest {}, now {}); a resumed run "
                        "must read the same shards; to start anew use --fresh",
@@ -248,7 +248,6 @@ void Trainer::load(const CheckpointContent& content, std::string* cursor) {
   state_.skipped = state.at("skipped");
   state_.skipped_in_a_row = state.at("skipped_in_a_row");
   *cursor = state.at("cursor");
-  restored_state_ = content.state;
 }
 
 std::optional<Evaluation> Trainer::validate() {
@@ -293,6 +292,20 @@ void Trainer::log(const StepReport& report, ProgressReporter& progress) {
   }
   metrics_->write(report.step, metrics);
   progress.step(report, options_.peak_flops);
+
+  seconds_ += report.seconds;
+  flops_ += report.flops;
+  row_slots_ += report.row_slots;
+  ++summary_.steps;
+  if (!report.skipped) recent_losses_.push_back(report.loss);
+  constexpr size_t kRecent = 20;
+  if (recent_losses_.size() > kRecent) recent_losses_.erase(recent_losses_.begin());
+  summary_.recent_steps = static_cast<int64_t>(recent_losses_.size());
+  double sum = 0;
+  for (const double loss : recent_losses_) sum += loss;
+  summary_.recent_loss = sum / static_cast<double>(std::max<size_t>(1, recent_losses_.size()));
+  summary_.tokens_per_second = static_cast<double>(row_slots_) / seconds_;
+  summary_.mfu = options_.peak_flops > 0 ? flops_ / seconds_ / options_.peak_flops : 0;
 }
 
 ExitCode Trainer::run() {

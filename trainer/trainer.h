@@ -60,12 +60,22 @@ Evaluation evaluate(HybridModel& model, Dtype dtype, DocumentRows& rows, const D
 // Layouts of a batch as the isolation options demand.
 Layouts layouts_of(const Batch& batch, const DataOptions& options);
 
+// What a run did since it was started, for the closing summary.
+struct RunSummary {
+  int64_t steps = 0;
+  double recent_loss = 0;       // mean of the last recent_steps
+  int64_t recent_steps = 0;
+  double tokens_per_second = 0;  // row slots over the time of steps
+  double mfu = 0;
+};
+
 class ProgressReporter;
 
 class Trainer {
  public:
-  // Resumes from the newest checkpoint of run.folder if there is one. The caller holds its lock.
-  Trainer(HybridModel& model, const TrainerOptions& options);
+  // Continues from `checkpoint` if there is one. The caller holds the lock of run.folder.
+  Trainer(HybridModel& model, const TrainerOptions& options,
+          const std::optional<CheckpointContent>& checkpoint = {});
   ~Trainer();
 
   StepReport step();
@@ -74,7 +84,7 @@ class Trainer {
   ExitCode run();
 
   int64_t steps_done() const { return state_.progress.step; }
-  bool resumed() const { return resumed_; }
+  const RunSummary& summary() const { return summary_; }
   const Loader& loader() const { return *loader_; }
   void save();
   std::optional<Evaluation> validate();
@@ -102,9 +112,12 @@ class Trainer {
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<MetricsWriter> metrics_;
   RunState state_;
-  bool resumed_ = false;
+  RunSummary summary_;
+  std::vector<double> recent_losses_;
+  double seconds_ = 0;
+  double flops_ = 0;
+  int64_t row_slots_ = 0;
   int64_t saved_step_ = -1;
-  std::string restored_state_;
   std::optional<Evaluation> last_validation_;
 };
 

@@ -96,120 +96,156 @@ GradientError check_gradients(const DifferentiableFunction& function,
   return error;
 }
 
-std::vector<GradientCase> gradient_cases() {
-  // Two rows of eleven tokens; documents of length 1, one that ends with its row, one that spans it.
-  static const std::array<int32_t, 5> starts = {0, 3, 4, 11, 19};
-  const SequenceLayout layout = SequenceLayout::packed(2, 11, starts);
+std::vector<GradientCase> gradient_cases(Dtype dtype, CaseSize size) {
+  const bool small = size == CaseSize::small;
+  // Documents of length 1, one that ends with its row, one that spans a row; borders around the
+  // edges of tiles and chunks.
+  const int64_t row_length = small ? 11 : 193;
+  const std::vector<int32_t> starts =
+      small ? std::vector<int32_t>{0, 3, 4, 11, 19}
+            : std::vector<int32_t>{0, 63, 64, 65, 128, 193, 200, 321};
+  const SequenceLayout layout = SequenceLayout::packed(2, row_length, starts);
   const int64_t tokens = layout.tokens();
-  std::vector<GradientCase> cases;
-  const auto add_case = [&](std::string name, DifferentiableFunction function,
-                            std::vector<Tensor> inputs) {
-    cases.push_back({std::move(name), std::move(function), std::move(inputs)});
-  };
+  const int64_t width = small ? 4 : 72;
+  const int64_t head = small ? 6 : 32;
+  const int64_t channels = small ? 2 : 48;
+  const int64_t states = small ? 3 : 16;
+  const int64_t vocabulary = small ? 7 : 301;
 
-  const Tensor ids = Tensor::from<int32_t>({6}, {4, 0, 2, 4, 4, 1});
+  std::vector<GradientCase> cases;
+  struct Input {
+    Shape shape;
+    bool weight;
+    double deviation = 1.0;
+  };
+  const auto add_case = [&](std::string name, DifferentiableFunction function,
+                            const std::vector<Input>& inputs) {
+    GradientCase made{std::move(name), std::move(function), {}, {}};
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const Tensor value = normal(inputs[i].shape, made.name + std::to_string(i),
+                                  inputs[i].deviation);
+      const Dtype stored = inputs[i].weight ? accumulator_of(dtype) : dtype;
+      made.inputs.push_back(value.to(stored).to(Dtype::f64));
+      made.is_weight.push_back(inputs[i].weight ? 1 : 0);
+    }
+    cases.push_back(std::move(made));
+  };
+  const auto type = [](const Var& var) { return var.value().dtype(); };
+
+  std::vector<int32_t> id_list;
+  for (int64_t t = 0; t < tokens; ++t) id_list.push_back(static_cast<int32_t>(t * t % 5));
+  const Tensor ids = Tensor::from<int32_t>({tokens}, id_list);
   add_case("embedding",
-           [ids](const std::vector<Var>& in) {
-             return std::vector<Var>{embedding(ids, in[0], Dtype::f64)};
+           [ids, type](const std::vector<Var>& in) {
+             return std::vector<Var>{embedding(ids, in[0], type(in[0]))};
            },
-           {normal({5, 3}, "table")});
+           {{{5, width}, true}});
   add_case("rms_norm",
-           [](const std::vector<Var>& in) {
-             return std::vector<Var>{rms_norm(in[0], in[1], 1e-5, Dtype::f64)};
+           [type](const std::vector<Var>& in) {
+             return std::vector<Var>{rms_norm(in[0], in[1], 1e-5, type(in[0]))};
            },
-           {normal({4, 7}, "x"), normal({7}, "weight")});
+           {{{tokens, width + 3}, false}, {{width + 3}, true}});
   add_case("rms_norm of heads",
-           [](const std::vector<Var>& in) {
+           [type, tokens, width](const std::vector<Var>& in) {
              return std::vector<Var>{
-                 rms_norm(reshape(in[0], {3, 2, 4}), in[1], 1e-5, Dtype::f64)};
+                 rms_norm(reshape(in[0], {tokens, 2, width}), in[1], 1e-5, type(in[0]))};
            },
-           {normal({3, 8}, "x"), normal({4}, "weight")});
+           {{{tokens, 2 * width}, false}, {{width}, true}});
   add_case("linear",
            [](const std::vector<Var>& in) { return std::vector<Var>{linear(in[0], in[1])}; },
-           {normal({5, 4}, "x"), normal({3, 4}, "weight")});
+           {{{tokens, width}, false}, {{width - 1, width}, true}});
   add_case("linear_add",
-           [](const std::vector<Var>& in) {
+           [type](const std::vector<Var>& in) {
              // The residual is used twice, so that gradients join.
              return std::vector<Var>{
-                 linear_add(rms_norm(in[0], in[2], 1e-5, Dtype::f64), in[1], in[0])};
+                 linear_add(rms_norm(in[0], in[2], 1e-5, type(in[0])), in[1], in[0])};
            },
-           {normal({5, 4}, "x"), normal({4, 4}, "weight"), normal({4}, "norm")});
+           {{{tokens, width}, false}, {{width, width}, true}, {{width}, true}});
   add_case("add",
-           [](const std::vector<Var>& in) { return std::vector<Var>{add(in[0], in[1]), add(in[0], in[0])}; },
-           {normal({3, 4}, "a"), normal({3, 4}, "b")});
-  add_case("split",
            [](const std::vector<Var>& in) {
-             const std::array<int64_t, 3> widths = {2, 1, 3};
+             return std::vector<Var>{add(in[0], in[1]), add(in[0], in[0])};
+           },
+           {{{tokens, width}, false}, {{tokens, width}, false}});
+  add_case("split",
+           [width](const std::vector<Var>& in) {
+             const std::array<int64_t, 3> widths = {2, 1, width};
              std::vector<Var> parts = split(in[0], widths);
              return std::vector<Var>{parts[2], parts[0]};  // one part unused
            },
-           {normal({4, 6}, "x")});
-  add_case("swiglu",
-           [](const std::vector<Var>& in) { return std::vector<Var>{swiglu(in[0])}; },
-           {normal({5, 6}, "gate_up")});
+           {{{tokens, width + 3}, false}});
+  add_case("swiglu", [](const std::vector<Var>& in) { return std::vector<Var>{swiglu(in[0])}; },
+           {{{tokens, 2 * width + 2}, false}});
   for (const bool interleaved : {false, true}) {
-    const RopeOptions options{
-        .head_width = 6, .rotary_width = 4, .base = 100.0, .interleaved = interleaved};
-    const RopeTable table = ops::rope_table(options, 16, Dtype::f64);
     add_case(interleaved ? "rope, interleaved, partial" : "rope, half-split, partial",
-             [table, layout, tokens](const std::vector<Var>& in) {
+             [interleaved, layout, tokens, head, type](const std::vector<Var>& in) {
+               const RopeOptions options{.head_width = head,
+                                         .rotary_width = head - 2,
+                                         .base = 100.0,
+                                         .interleaved = interleaved};
+               const RopeTable table =
+                   ops::rope_table(options, layout.row_length, accumulator_of(type(in[0])));
                return std::vector<Var>{
-                   rope(reshape(in[0], {tokens, 2, 6}), layout.position, table)};
+                   rope(reshape(in[0], {tokens, 2, head}), layout.position, table)};
              },
-             {normal({tokens, 12}, "x")});
+             {{{tokens, 2 * head}, false}});
   }
-  for (const int64_t window : {0, 3}) {
-    add_case(window == 0 ? "attention, full, 4/2 heads" : "attention, window 3, 4/2 heads",
-             [layout, window, tokens](const std::vector<Var>& in) {
+  for (const int64_t window : {int64_t{0}, small ? int64_t{3} : int64_t{40}}) {
+    add_case(window == 0 ? "attention, full, 4/2 heads" : "attention, window, 4/2 heads",
+             [layout, window, tokens, head](const std::vector<Var>& in) {
                return std::vector<Var>{attention(
-                   reshape(in[0], {tokens, 4, 3}), reshape(in[1], {tokens, 2, 3}),
-                   reshape(in[2], {tokens, 2, 2}), layout, AttentionPattern{window}, 0.6)};
+                   reshape(in[0], {tokens, 4, head}), reshape(in[1], {tokens, 2, head}),
+                   reshape(in[2], {tokens, 2, head - 2}), layout, AttentionPattern{window}, 0.3)};
              },
-             {normal({tokens, 12}, "q"), normal({tokens, 6}, "k"), normal({tokens, 4}, "v")});
+             {{{tokens, 4 * head}, false}, {{tokens, 2 * head}, false},
+              {{tokens, 2 * (head - 2)}, false}});
   }
   add_case("causal_conv",
            [layout](const std::vector<Var>& in) {
              return std::vector<Var>{causal_conv(in[0], in[1], in[2], layout)};
            },
-           {normal({tokens, 3}, "x"), normal({3, 4}, "weight"), normal({3}, "bias")});
+           {{{tokens, channels + 1}, false}, {{channels + 1, 4}, true}, {{channels + 1}, true}});
+  // u, delta, a_log, b, c, d, delta_bias, z
+  const std::vector<Input> scan_inputs = {
+      {{tokens, channels}, false}, {{tokens, channels}, false}, {{channels, states}, true, 0.5},
+      {{tokens, states}, false},   {{tokens, states}, false},   {{channels}, true},
+      {{channels}, true},          {{tokens, channels}, false}};
+  const auto scan_vars = [](const std::vector<Var>& in, bool gated) {
+    return ScanVars{.u = in[0],
+                    .delta = in[1],
+                    .a_log = in[2],
+                    .b = in[3],
+                    .c = in[4],
+                    .d = in[5],
+                    .z = gated ? in[7] : Var(),
+                    .delta_bias = in[6]};
+  };
   for (const bool gated : {true, false}) {
+    std::vector<Input> inputs = scan_inputs;
+    if (!gated) inputs.pop_back();
     add_case(gated ? "selective_scan, gated" : "selective_scan, no gate",
-             [layout, gated](const std::vector<Var>& in) {
-               ScanVars vars{.u = in[0],
-                             .delta = in[1],
-                             .a_log = in[2],
-                             .b = in[3],
-                             .c = in[4],
-                             .d = in[5],
-                             .z = gated ? in[7] : Var(),
-                             .delta_bias = in[6]};
-               return std::vector<Var>{selective_scan(vars, layout)};
+             [layout, gated, scan_vars](const std::vector<Var>& in) {
+               return std::vector<Var>{selective_scan(scan_vars(in, gated), layout)};
              },
-             {normal({tokens, 2}, "u"), normal({tokens, 2}, "delta"),
-              normal({2, 3}, "a_log", 0.5), normal({tokens, 3}, "b"), normal({tokens, 3}, "c"),
-              normal({2}, "d"), normal({2}, "delta_bias"), normal({tokens, 2}, "z")});
+             inputs);
   }
   {
-    CarriedState state{.initial = normal({2, 2, 3}, "h0"), .want_final = true, .final_state = {}};
     SequenceLayout carried = layout;
     carried.carried = {1, 1};
+    const Tensor initial = normal({2, channels, states}, "h0").to(Dtype::f32);
     add_case("selective_scan, carried state",
-             [carried, state](const std::vector<Var>& in) mutable {
-               ScanVars vars{.u = in[0],
-                             .delta = in[1],
-                             .a_log = in[2],
-                             .b = in[3],
-                             .c = in[4],
-                             .d = in[5],
-                             .z = Var(),
-                             .delta_bias = in[6]};
-               return std::vector<Var>{selective_scan(vars, carried, &state)};
+             [carried, initial, scan_vars, type](const std::vector<Var>& in) {
+               CarriedState state{.initial = initial.to(accumulator_of(type(in[0]))),
+                                  .want_final = true,
+                                  .final_state = {}};
+               return std::vector<Var>{selective_scan(scan_vars(in, true), carried, &state)};
              },
-             {normal({tokens, 2}, "u"), normal({tokens, 2}, "delta"),
-              normal({2, 3}, "a_log", 0.5), normal({tokens, 3}, "b"), normal({tokens, 3}, "c"),
-              normal({2}, "d"), normal({2}, "delta_bias")});
+             scan_inputs);
   }
-  const Tensor targets = Tensor::from<int32_t>({5}, {0, 6, -1, 2, 3});
+  std::vector<int32_t> target_list;
+  for (int64_t t = 0; t < tokens; ++t) {
+    target_list.push_back(t % 5 == 2 ? -1 : static_cast<int32_t>((t * 7 + 6) % vocabulary));
+  }
+  const Tensor targets = Tensor::from<int32_t>({tokens}, target_list);
   for (const double cap : {0.0, 1.5}) {
     add_case(cap == 0 ? "linear_cross_entropy, z-loss" : "linear_cross_entropy, z-loss, soft cap",
              [targets, cap](const std::vector<Var>& in) {
@@ -219,7 +255,7 @@ std::vector<GradientCase> gradient_cases() {
                return std::vector<Var>{
                    linear_cross_entropy(in[0], in[1], targets, 0.25, options).loss};
              },
-             {normal({5, 3}, "x"), normal({7, 3}, "weight")});
+             {{{tokens, width}, false}, {{vocabulary, width}, true, 0.3}});
   }
   add_case("recompute",
            [](const std::vector<Var>& in) {
@@ -227,8 +263,56 @@ std::vector<GradientCase> gradient_cases() {
                  recompute(in[0], [](Tape*, const Var& x) { return swiglu(add(x, x)); },
                            in[0].tape())};
            },
-           {normal({4, 6}, "x")});
+           {{{tokens, 2 * width}, false}});
   return cases;
+}
+
+namespace {
+
+// Outputs, then gradients of all inputs, as f64.
+std::vector<Tensor> run_case(const GradientCase& gradient_case, Dtype dtype) {
+  Tape tape;
+  std::vector<Var> leaves;
+  for (size_t i = 0; i < gradient_case.inputs.size(); ++i) {
+    const Dtype stored = gradient_case.is_weight[i] != 0 ? accumulator_of(dtype) : dtype;
+    leaves.push_back(tape.leaf(gradient_case.inputs[i].to(stored)));
+  }
+  const std::vector<Var> outputs = gradient_case.function(leaves);
+  std::vector<Tensor> weights = output_weights(outputs);
+  std::vector<Tensor> results;
+  std::vector<Tensor> seeds;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    results.push_back(outputs[i].value().to(Dtype::f64));
+    // The same incoming gradients in both types: rounded to the coarser one.
+    seeds.push_back(weights[i].to(Dtype::bf16).to(outputs[i].value().dtype()));
+  }
+  tape.backward(outputs, std::move(seeds));
+  for (const Var& leaf : leaves) {
+    const Tensor gradient = tape.gradient(leaf);
+    results.push_back(gradient.defined() ? gradient.to(Dtype::f64)
+                                         : Tensor::zeros(leaf.value().shape(), Dtype::f64));
+  }
+  return results;
+}
+
+}  // namespace
+
+double rounding_error(const GradientCase& gradient_case, Dtype dtype) {
+  const std::vector<Tensor> exact = run_case(gradient_case, Dtype::f64);
+  const std::vector<Tensor> actual = run_case(gradient_case, dtype);
+  double worst = 0;
+  for (size_t k = 0; k < exact.size(); ++k) {
+    double gap = 0;
+    double norm = 0;
+    for (int64_t i = 0; i < exact[k].count(); ++i) {
+      const double difference = actual[k].at(i) - exact[k].at(i);
+      gap += difference * difference;
+      norm += exact[k].at(i) * exact[k].at(i);
+    }
+    const double error = norm == 0 ? std::sqrt(gap) : std::sqrt(gap / norm);
+    if (!(error <= worst)) worst = error;
+  }
+  return worst;
 }
 
 }  // namespace sidewinder

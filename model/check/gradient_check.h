@@ -27,8 +27,15 @@ GradientError check_gradients(const DifferentiableFunction& function,
 struct GradientCase {
   std::string name;
   DifferentiableFunction function;
-  std::vector<Tensor> inputs;
+  std::vector<Tensor> inputs;  // f64, with values that the case's type can hold
+  std::vector<uint8_t> is_weight;  // 1: a parameter, f32 whatever the activations are
 };
-std::vector<GradientCase> gradient_cases();
+// `dtype`: of the activations. Small cases suit differences; large ones fill tiles and chunks.
+enum class CaseSize : uint8_t { small, large };
+std::vector<GradientCase> gradient_cases(Dtype dtype, CaseSize size);
+
+// Outputs and gradients of a case computed in `dtype` against the same in f64: the worst
+// ‖actual − exact‖ / ‖exact‖ over all of them.
+double rounding_error(const GradientCase& gradient_case, Dtype dtype);
 
 }  // namespace sidewinder

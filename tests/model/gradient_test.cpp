@@ -6,9 +6,21 @@ namespace sidewinder {
 namespace {
 
 TEST(Gradients, EveryFunctionMatchesCentralDifferencesInF64) {
-  for (const GradientCase& gradient_case : gradient_cases()) {
+  for (const GradientCase& gradient_case : gradient_cases(Dtype::f64, CaseSize::small)) {
     const GradientError error = check_gradients(gradient_case.function, gradient_case.inputs);
     EXPECT_LT(error.worst, 1e-7) << gradient_case.name << ", input " << error.worst_input;
+  }
+}
+
+TEST(Gradients, F32KernelsStayNearF64) {
+  for (const GradientCase& gradient_case : gradient_cases(Dtype::f32, CaseSize::large)) {
+    EXPECT_LT(rounding_error(gradient_case, Dtype::f32), 5e-6) << gradient_case.name;
+  }
+}
+
+TEST(Gradients, Bf16KernelsStayNearF64) {
+  for (const GradientCase& gradient_case : gradient_cases(Dtype::bf16, CaseSize::large)) {
+    EXPECT_LT(rounding_error(gradient_case, Dtype::bf16), 1e-2) << gradient_case.name;
   }
 }
 

@@ -1,0 +1,90 @@
+#include "tools/assemble.h"
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "kernels/base/check.h"
+
+namespace sidewinder {
+
+Dtype dtype_of(Precision precision) {
+  switch (precision) {
+    case Precision::bf16: return Dtype::bf16;
+    case Precision::f64: return Dtype::f64;
+    case Precision::f32: break;
+  }
+  return Dtype::f32;
+}
+
+std::unique_ptr<HybridModel> make_model(const Recipe& recipe) {
+  return std::make_unique<HybridModel>(
+      recipe.model, Initializer{.seed = recipe.run.seed,
+                                .dtype = accumulator_of(dtype_of(recipe.train.precision))});
+}
+
+TrainerOptions trainer_options(const Recipe& recipe) {
+  TrainerOptions options;
+  options.run = recipe.run;
+  options.train = recipe.train;
+  options.optimizer = recipe.optimizer;
+  options.learning_rate = recipe.learning_rate;
+  options.data = recipe.data;
+  options.checkpoint = recipe.checkpoint;
+  options.resolved_recipe = resolved_toml(recipe);
+  return options;
+}
+
+void load_weights(HybridModel& model, const CheckpointContent& content, const std::string& origin) {
+  std::map<std::string, const Tensor*> stored;
+  for (const NamedTensor& entry : content.tensors) stored[entry.name] = &entry.tensor;
+  model.visit([&](Parameter& parameter) {
+    const auto found = stored.find("model/" + parameter.name());
+    if (found == stored.end()) {
+      fail_user("{} has no tensor {}; its model has other blocks than the recipe's", origin,
+                parameter.name());
+    }
+    SIDEWINDER_REQUIRE(found->second->shape() == parameter.value().shape(),
+                       "{} is {} in {} but {} in the recipe's model; the model sections must agree",
+                       parameter.name(), found->second->shape().text(), origin,
+                       parameter.value().shape().text());
+    parameter.mutable_value().copy_from(*found->second);
+  });
+}
+
+std::string tokenizer_path(const std::string& run_folder) {
+  return (std::filesystem::path(run_folder) / "tokenizer.model").string();
+}
+
+TrainedModel load_trained_model(const std::string& path) {
+  const CheckpointContent content = load_checkpoint_or_newest(path);
+  const nlohmann::json state = nlohmann::json::parse(content.state);
+  TrainedModel trained;
+  trained.recipe = parse_recipe(state.at("recipe").get<std::string>(), path + " (stored recipe)");
+  trained.model = make_model(trained.recipe);
+  trained.step = content.step;
+  load_weights(*trained.model, content, path);
+  // A checkpoint folder lies in its run folder.
+  const std::filesystem::path folder = std::filesystem::path(path).lexically_normal();
+  for (const auto& candidate : {folder, folder.parent_path(), folder.parent_path().parent_path()}) {
+    const std::string file = tokenizer_path(candidate.string());
+    if (std::filesystem::exists(file)) {
+      trained.tokenizer = load_tokenizer(file);
+      return trained;
+    }
+  }
+  trained.tokenizer = load_tokenizer("bytes");
+  return trained;
+}
+
+void write_text_file(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file << text << '\n';
+  file.close();
+  if (!file) {
+    fail_environment("cannot write {}; check that its folder exists and has room", path);
+  }
+}
+
+}  // namespace sidewinder

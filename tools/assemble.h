@@ -1,0 +1,42 @@
+#pragma once
+// From a Recipe, or from a checkpoint's stored recipe, to the parts of a run. The only place where
+// all folders meet.
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "checkpoints/store.h"
+#include "data/tokenizer.h"
+#include "model/model.h"
+#include "recipes/recipe.h"
+#include "trainer/trainer.h"
+
+namespace sidewinder {
+
+Dtype dtype_of(Precision precision);
+
+std::unique_ptr<HybridModel> make_model(const Recipe& recipe);
+TrainerOptions trainer_options(const Recipe& recipe);
+
+// Copies the checkpoint's weights into the model. Error{user} naming the first tensor that does not
+// fit.
+void load_weights(HybridModel& model, const CheckpointContent& content, const std::string& origin);
+
+// A trained model as it lies in a run folder or in one of its checkpoint folders.
+struct TrainedModel {
+  Recipe recipe;
+  std::unique_ptr<HybridModel> model;
+  std::unique_ptr<Tokenizer> tokenizer;
+  int64_t step = 0;
+};
+// `path`: a run folder (its newest sound checkpoint) or a checkpoint folder.
+TrainedModel load_trained_model(const std::string& path);
+
+// Where `train` keeps the tokenizer of a run.
+std::string tokenizer_path(const std::string& run_folder);
+
+// Writes `text` to `path` (for --json); Error{environment} if that fails.
+void write_text_file(const std::string& path, const std::string& text);
+
+}  // namespace sidewinder

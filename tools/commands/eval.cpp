@@ -1,0 +1,151 @@
+#include "tools/commands/eval.h"
+
+#include <fmt/core.h>
+
+#include <bit>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "kernels/base/check.h"
+#include "tools/assemble.h"
+
+namespace sidewinder {
+namespace {
+
+// Losses summed by the position of the token that predicts.
+class PositionBuckets {
+ public:
+  void add(int64_t position, double loss) {
+    const size_t bucket = static_cast<size_t>(std::bit_width(static_cast<uint64_t>(position)));
+    if (bucket >= sums_.size()) {
+      sums_.resize(bucket + 1);
+      counts_.resize(bucket + 1);
+    }
+    sums_[bucket] += loss;
+    ++counts_[bucket];
+  }
+
+  nlohmann::json rows() const {
+    nlohmann::json result = nlohmann::json::array();
+    for (size_t i = 0; i < sums_.size(); ++i) {
+      if (counts_[i] == 0) continue;
+      const int64_t first = i == 0 ? 0 : int64_t{1} << (i - 1);
+      const int64_t last = i == 0 ? 0 : (int64_t{1} << i) - 1;
+      result.push_back({{"first", first},
+                        {"last", last},
+                        {"targets", counts_[i]},
+                        {"loss", sums_[i] / static_cast<double>(counts_[i])}});
+    }
+    return result;
+  }
+
+ private:
+  std::vector<double> sums_;
+  std::vector<int64_t> counts_;
+};
+
+std::string read_text(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) fail_environment("cannot read {}; check that it exists", path);
+  return text.str();
+}
+
+// A text as rows of `context` predictions each; every consecutive pair of tokens once.
+Batch text_batch(const std::vector<int32_t>& tokens, size_t begin, int64_t context) {
+  Batch batch;
+  batch.rows = 1;
+  batch.row_length =
+      std::min<int64_t>(context, static_cast<int64_t>(tokens.size() - 1 - begin));
+  const auto at = tokens.begin() + static_cast<std::ptrdiff_t>(begin);
+  batch.tokens.assign(at, at + batch.row_length);
+  batch.targets.assign(at + 1, at + 1 + batch.row_length);
+  batch.document_starts = {0};
+  batch.first_positions = {0};
+  batch.num_targets = batch.row_length;
+  return batch;
+}
+
+}  // namespace
+
+ExitCode eval(const EvalCommand& command) {
+  SIDEWINDER_REQUIRE(command.data.empty() != command.text.empty(),
+                     "name one of --data FOLDER (token shards) and --text FILE");
+  TrainedModel trained = load_trained_model(command.model);
+  const Recipe& recipe = trained.recipe;
+  const Dtype dtype = dtype_of(recipe.train.precision);
+  const int64_t context = command.context != 0 ? command.context : recipe.train.context;
+  SIDEWINDER_REQUIRE(context >= 1, "--context is {}; it must be positive", context);
+
+  PositionBuckets buckets;
+  const auto per_token = [&](const Batch& batch, const Tensor& losses) {
+    const SequenceLayout layout = SequenceLayout::packed(batch.rows, batch.row_length,
+                                                         batch.document_starts,
+                                                         batch.first_positions);
+    const int32_t* position = layout.position.data<int32_t>();
+    for (size_t t = 0; t < batch.targets.size(); ++t) {
+      if (batch.targets[t] >= 0) buckets.add(position[t], losses.at(static_cast<int64_t>(t)));
+    }
+  };
+  Evaluation result;
+  if (!command.data.empty()) {
+    DocumentRows rows(command.data, recipe.data, command.max_tokens);
+    SIDEWINDER_REQUIRE(rows.vocabulary() <= recipe.model.vocabulary,
+                       "{} has ids up to {} but the model's vocabulary is {}; the shards were made "
+                       "with another tokenizer",
+                       command.data, rows.vocabulary() - 1, recipe.model.vocabulary);
+    const int64_t rows_per_batch = std::max<int64_t>(1, 4096 / context);
+    result = evaluate(*trained.model, dtype, rows, recipe.data, context, rows_per_batch, per_token);
+  } else {
+    const std::string text = read_text(command.text);
+    std::vector<int32_t> tokens = trained.tokenizer->encode(text);
+    if (trained.tokenizer->eos()) tokens.push_back(*trained.tokenizer->eos());
+    if (command.max_tokens > 0 && static_cast<int64_t>(tokens.size()) > command.max_tokens) {
+      tokens.resize(static_cast<size_t>(command.max_tokens));
+    }
+    SIDEWINDER_REQUIRE(tokens.size() >= 2, "{} has {} tokens; at least 2 are needed", command.text,
+                       tokens.size());
+    double sum = 0;
+    for (size_t begin = 0; begin + 1 < tokens.size(); begin += static_cast<size_t>(context)) {
+      const Batch batch = text_batch(tokens, begin, context);
+      const int64_t count = batch.row_length;
+      const LossOut out = trained.model->loss(
+          nullptr, dtype, layouts_of(batch, recipe.data), Tensor::from<int32_t>({count}, batch.tokens),
+          Tensor::from<int32_t>({count}, batch.targets), {.scale = 1.0});
+      sum += out.loss.value().at(0);
+      result.targets += batch.num_targets;
+      per_token(batch, out.token_loss);
+    }
+    result.loss = sum / static_cast<double>(result.targets);
+    if (command.max_tokens == 0) result.bytes = static_cast<int64_t>(text.size());
+  }
+
+  fmt::print("model        {} (step {})\n", command.model, trained.step);
+  fmt::print("context      {}\n", context);
+  fmt::print("targets      {}\n", result.targets);
+  fmt::print("loss         {:.5f} nats per token\n", result.loss);
+  fmt::print("perplexity   {:.4f}\n", std::exp(result.loss));
+  if (result.bytes > 0) fmt::print("bits/byte    {:.5f}\n", result.bits_per_byte());
+  fmt::print("\n{:>10} {:>10} {:>10} {:>10}\n", "from", "to", "targets", "loss");
+  const nlohmann::json by_position = buckets.rows();
+  for (const auto& row : by_position) {
+    fmt::print("{:>10} {:>10} {:>10} {:>10.4f}\n", row["first"].get<int64_t>(),
+               row["last"].get<int64_t>(), row["targets"].get<int64_t>(),
+               row["loss"].get<double>());
+  }
+  if (!command.json_path.empty()) {
+    nlohmann::json json = {{"model", command.model},     {"step", trained.step},
+                           {"context", context},         {"targets", result.targets},
+                           {"loss", result.loss},        {"perplexity", std::exp(result.loss)},
+                           {"by_position", by_position}};
+    if (result.bytes > 0) json["bits_per_byte"] = result.bits_per_byte();
+    write_text_file(command.json_path, json.dump(2));
+  }
+  return ExitCode::success;
+}
+
+}  // namespace sidewinder

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kernels/base/error.h"
+
+namespace sidewinder {
+
+struct EvalCommand {
+  std::string model;      // run or checkpoint folder
+  std::string data;       // folder of token shards, or empty
+  std::string text;       // UTF-8 text file, one document, or empty
+  int64_t context = 0;    // tokens per row; 0: the recipe's
+  int64_t max_tokens = 0;  // 0: all
+  std::string json_path;
+};
+
+// Token-weighted loss, perplexity and bits per byte, in all and by position in the document
+// (buckets 0, 1, 2–3, 4–7, …). Documents longer than the context are cut; pieces start anew.
+ExitCode eval(const EvalCommand& command);
+
+}  // namespace sidewinder

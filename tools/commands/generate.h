@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kernels/base/error.h"
+#include "kernels/tensor/tensor.h"
+
+namespace sidewinder {
+
+struct GenerateCommand {
+  std::string model;   // run or checkpoint folder
+  std::string prompt;
+  int64_t tokens = 200;
+  double temperature = 0.8;  // 0: always the most likely token
+  int64_t top_k = 0;         // 0: all
+  double top_p = 1.0;
+  uint64_t seed = 0;
+  std::string json_path;
+};
+
+// Prints the prompt and its continuation as it is made.
+ExitCode generate(const GenerateCommand& command);
+
+struct SamplingOptions {
+  double temperature = 1.0;
+  int64_t top_k = 0;
+  double top_p = 1.0;
+};
+// One id from logits [V]; `uniform` in [0, 1) decides. Ties are broken towards the smaller id.
+int32_t sample(const Tensor& logits, const SamplingOptions& options, double uniform);
+
+}  // namespace sidewinder

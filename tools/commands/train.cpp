@@ -1,0 +1,142 @@
+#include "tools/commands/train.h"
+
+#include <fmt/core.h>
+
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "kernels/base/check.h"
+#include "kernels/base/log.h"
+#include "kernels/base/thread_pool.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/peak.h"
+#include "kernels/tensor/allocator.h"
+#include "tools/assemble.h"
+
+namespace sidewinder {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool has_checkpoints(const std::string& folder) {
+  return fs::exists(folder) && !Store(folder).list().empty();
+}
+
+// folder, or folder-2, folder-3, … : the first without checkpoints.
+std::string fresh_folder(const std::string& folder) {
+  std::string candidate = folder;
+  for (int i = 2; has_checkpoints(candidate); ++i) candidate = fmt::format("{}-{}", folder, i);
+  return candidate;
+}
+
+void refuse_changed_keys(const CheckpointContent& content, const Recipe& recipe) {
+  const nlohmann::json state = nlohmann::json::parse(content.state);
+  const std::vector<std::string> conflicts =
+      resume_conflicts(state.at("recipe").get<std::string>(), recipe);
+  if (conflicts.empty()) return;
+  std::string text = fmt::format("{} continues a run at step {}, but keys changed that may not:",
+                                 recipe.run.folder, content.step);
+  for (const std::string& conflict : conflicts) text += "\n    " + conflict;
+  throw Error(Blame::user, text + "\nset them back, or pass --fresh to start anew beside the old run");
+}
+
+void copy_tokenizer(const Recipe& recipe) {
+  const fs::path source = tokenizer_file(recipe.data);
+  if (source.empty()) return;  // bytes
+  fs::copy_file(source, tokenizer_path(recipe.run.folder), fs::copy_options::overwrite_existing);
+}
+
+void log_header(HybridModel& model, const Recipe& recipe, const Trainer& trainer, double peak) {
+  const SequenceLayout row = SequenceLayout::unpacked(1, recipe.train.context);
+  const double flops = model.training_flops(row, recipe.train.context) /
+                       static_cast<double>(recipe.train.context);
+  log_info("model: {:.2f} M parameters, layers \"{}\" x {}, context {}",
+           static_cast<double>(model.num_parameters()) * 1e-6, recipe.model.layers,
+           recipe.model.repeat, recipe.train.context);
+  log_info("FLOPs per token {:.1f} M: 6 x matrix elements (head included) + 12 x head widths x visible "
+           "pairs; scans and recompute count as none. MFU divides by the register-only peak of this "
+           "machine, {:.0f} GFLOP/s",
+           flops * 1e-6, peak * 1e-9);
+  log_info("data: {} tokens per epoch; {} threads, {} kernels",
+           trainer.loader().tokens_per_epoch(), ThreadPool::global().num_threads(),
+           name_of(active_isa()));
+}
+
+void print_summary(const Recipe& recipe, Trainer& trainer, ExitCode code) {
+  fmt::print("\nrun folder   {}\n", recipe.run.folder);
+  fmt::print("steps        {} of {}\n", trainer.steps_done(), recipe.train.steps);
+  const RunSummary& summary = trainer.summary();
+  if (summary.steps > 0) {
+    fmt::print("train loss   {:.4f} nats per token (last {} steps)\n", summary.recent_loss,
+               summary.recent_steps);
+    fmt::print("speed        {:.0f} tokens/s", summary.tokens_per_second);
+    if (summary.mfu > 0) fmt::print(", MFU {:.1f} %", 100 * summary.mfu);
+    fmt::print("\nmemory       {:.2f} GiB at most\n",
+               static_cast<double>(allocator_of({}).statistics().bytes_peak) / (1 << 30));
+  }
+  if (const auto validation = trainer.last_validation()) {
+    fmt::print("validation   {:.4f} nats per token, {:.4f} bits per byte\n", validation->loss,
+               validation->bits_per_byte());
+  }
+  if (code == ExitCode::success) {
+    fmt::print("next         sidewinder generate {} --prompt \"...\"\n", recipe.run.folder);
+  }
+}
+
+}  // namespace
+
+ExitCode train(const TrainCommand& command) {
+  Recipe recipe = load_recipe(command.recipe, command.sets);
+  if (command.fresh) recipe.run.folder = fresh_folder(recipe.run.folder);
+  std::error_code failed;
+  fs::create_directories(recipe.run.folder, failed);
+  if (failed) {
+    fail_environment("cannot create the run folder {}: {}; set run.folder to a place that can be "
+                     "written",
+                     recipe.run.folder, failed.message());
+  }
+  const FolderLock lock(recipe.run.folder);
+  log_to_file((fs::path(recipe.run.folder) / "train.log").string());
+
+  const std::unique_ptr<HybridModel> model = make_model(recipe);
+  const std::optional<CheckpointContent> checkpoint = Store(recipe.run.folder).load_newest();
+  if (checkpoint) {
+    refuse_changed_keys(*checkpoint, recipe);
+    log_info("continuing {} after step {}", recipe.run.folder, checkpoint->step);
+  } else if (!recipe.init.from.empty()) {
+    const CheckpointContent source = load_checkpoint_or_newest(recipe.init.from);
+    load_weights(*model, source, recipe.init.from);
+    log_info("weights from {} (step {})", recipe.init.from, source.step);
+  }
+  copy_tokenizer(recipe);
+
+  TrainerOptions options = trainer_options(recipe);
+  options.instruction_set = std::string(name_of(active_isa()));
+  options.allow_different_cpu = command.allow_different_cpu;
+  options.peak_flops = peak_flops(dtype_of(recipe.train.precision));
+  Trainer trainer(*model, options, checkpoint);
+  log_header(*model, recipe, trainer, options.peak_flops);
+  const ExitCode code = trainer.run();
+  print_summary(recipe, trainer, code);
+
+  if (!command.json_path.empty()) {
+    const RunSummary& summary = trainer.summary();
+    nlohmann::json result = {{"run_folder", recipe.run.folder},
+                             {"steps", trainer.steps_done()},
+                             {"train_loss", summary.recent_loss},
+                             {"tokens_per_second", summary.tokens_per_second},
+                             {"mfu", summary.mfu},
+                             {"peak_memory_bytes", allocator_of({}).statistics().bytes_peak},
+                             {"peak_flops", options.peak_flops}};
+    if (const auto validation = trainer.last_validation()) {
+      result["validation_loss"] = validation->loss;
+      result["validation_targets"] = validation->targets;
+      result["validation_bits_per_byte"] = validation->bits_per_byte();
+    }
+    write_text_file(command.json_path, result.dump(2));
+  }
+  return code;
+}
+
+}  // namespace sidewinder

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/base/error.h"
+
+namespace sidewinder {
+
+struct TrainCommand {
+  std::string recipe;
+  std::vector<std::string> sets;   // key=value
+  bool fresh = false;              // a new folder beside a run that has checkpoints
+  bool allow_different_cpu = false;
+  std::string json_path;
+};
+
+// Trains, or continues the run in the recipe's folder. Prints where things are when it ends.
+ExitCode train(const TrainCommand& command);
+
+}  // namespace sidewinder
