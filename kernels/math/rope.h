@@ -20,4 +20,10 @@ inline double rope_frequency(const RopeOptions& options, int64_t pair) {
                   -2.0 * static_cast<double>(pair) / static_cast<double>(options.rotary_width));
 }
 
+// Angle of a position, reduced to [−π, π] before anything is rounded to f32.
+inline double rope_angle(double frequency, int64_t position) {
+  constexpr double kTwoPi = 6.283185307179586476925287;
+  return std::remainder(frequency * static_cast<double>(position), kTwoPi);
+}
+
 }  // namespace sidewinder

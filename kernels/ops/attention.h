@@ -7,7 +7,7 @@
 //
 // Backward, per query i and key j, with P = exp(scale·q·k − lse) and Δ = Σ dout·out:
 //   dv += P·dout   dS = P·(dout·v − Δ)   dq += scale·dS·k   dk += scale·dS·q
-// A query head h uses key/value head h / (H / K).
+// A query head h uses key/value head h / (H / K). A query that sees no key has out 0 and lse −inf.
 
 #include "kernels/math/attention_pattern.h"
 #include "kernels/ops/kernel.h"
@@ -45,6 +45,9 @@ namespace cpu {
 void attention(Stream, const AttentionArgs&);
 void attention_backward(Stream, const AttentionBackwardArgs&);
 }  // namespace cpu
+
+extern Kernel<AttentionArgs> kAttention;
+extern Kernel<AttentionBackwardArgs> kAttentionBackward;
 
 namespace ops {
 

@@ -26,10 +26,13 @@ namespace cpu {
 void rope(Stream, const RopeArgs&);
 }
 
+extern Kernel<RopeArgs> kRope;
+
 namespace ops {
 
-// `dtype` f32 or f64.
+// Rows 0 … positions − 1. `dtype` f32 or f64.
 RopeTable rope_table(const RopeOptions& options, int64_t positions, Dtype dtype);
+// `inverse` turns by the negative angle: the gradient of the forward turn.
 Tensor rope(const Tensor& x, const Tensor& position, const RopeTable& table, bool inverse = false);
 
 }  // namespace ops

@@ -1,0 +1,83 @@
+#include "kernels/ops/attention.h"
+
+#include <cmath>
+
+namespace sidewinder {
+
+Kernel<AttentionArgs> kAttention{"attention", &cpu::attention};
+Kernel<AttentionBackwardArgs> kAttentionBackward{"attention backward", &cpu::attention_backward};
+
+namespace {
+
+bool is_floating(Dtype dtype) { return dtype != Dtype::i32; }
+
+void check_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
+                  AttentionPattern pattern, float scale) {
+  SIDEWINDER_REQUIRE(q.rank() == 3 && k.rank() == 3 && v.rank() == 3,
+                     "attention: q {}, k {} and v {} must be [tokens, heads, width]",
+                     q.shape().text(), k.shape().text(), v.shape().text());
+  SIDEWINDER_REQUIRE(is_floating(q.dtype()) && k.dtype() == q.dtype() && v.dtype() == q.dtype(),
+                     "attention: q is {}, k {} and v {}; they must have one floating type",
+                     name_of(q.dtype()), name_of(k.dtype()), name_of(v.dtype()));
+  SIDEWINDER_REQUIRE(q.size(0) == layout.tokens(),
+                     "attention: q has {} tokens but the layout {} ({} rows of {})", q.size(0),
+                     layout.tokens(), layout.rows, layout.row_length);
+  SIDEWINDER_REQUIRE(
+      k.size(0) == layout.keys() && v.size(0) == layout.keys(),
+      "attention: k has {} and v {} keys but the layout {} ({} rows of {} cached and "
+      "{} new ones)",
+      k.size(0), v.size(0), layout.keys(), layout.rows, layout.past, layout.row_length);
+  SIDEWINDER_REQUIRE(k.size(1) == v.size(1) && k.size(1) >= 1 && q.size(1) % k.size(1) == 0,
+                     "attention: {} query heads, {} key heads and {} value heads; key and value "
+                     "heads must be equal in number and divide the query heads",
+                     q.size(1), k.size(1), v.size(1));
+  SIDEWINDER_REQUIRE(q.size(2) == k.size(2) && q.size(2) >= 1 && v.size(2) >= 1,
+                     "attention: head width {} of q, {} of k, {} of v; those of q and k must be "
+                     "equal and none 0",
+                     q.size(2), k.size(2), v.size(2));
+  SIDEWINDER_REQUIRE(pattern.window >= 0,
+                     "attention: window {} is negative; use 0 for full causal attention",
+                     pattern.window);
+  SIDEWINDER_REQUIRE(std::isfinite(scale), "attention: scale {} is not finite", scale);
+}
+
+}  // namespace
+
+ops::AttentionOut ops::attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                 const SequenceLayout& layout, AttentionPattern pattern,
+                                 float scale) {
+  check_inputs(q, k, v, layout, pattern, scale);
+  AttentionOut result;
+  result.out = Tensor::empty({q.size(0), q.size(1), v.size(2)}, q.dtype(), q.device());
+  result.lse = Tensor::empty({q.size(0), q.size(1)}, accumulator_of(q.dtype()), q.device());
+  kAttention(current_stream(q.device()), {result.out, result.lse, q, k, v, layout, pattern, scale});
+  return result;
+}
+
+ops::AttentionGradients ops::attention_backward(const Tensor& dout, const Tensor& q,
+                                                const Tensor& k, const Tensor& v, const Tensor& out,
+                                                const Tensor& lse, const SequenceLayout& layout,
+                                                AttentionPattern pattern, float scale) {
+  check_inputs(q, k, v, layout, pattern, scale);
+  const Shape shape = {q.size(0), q.size(1), v.size(2)};
+  SIDEWINDER_REQUIRE(dout.shape() == shape && out.shape() == shape,
+                     "attention backward: dout is {} and out {} but both must be {}",
+                     dout.shape().text(), out.shape().text(), shape.text());
+  SIDEWINDER_REQUIRE(dout.dtype() == q.dtype() && out.dtype() == q.dtype(),
+                     "attention backward: dout is {} and out {} but q is {}; convert the gradient",
+                     name_of(dout.dtype()), name_of(out.dtype()), name_of(q.dtype()));
+  SIDEWINDER_REQUIRE(lse.shape() == Shape({q.size(0), q.size(1)}) &&
+                         lse.dtype() == accumulator_of(q.dtype()) && lse.contiguous(),
+                     "attention backward: lse is {} {} but the forward pass made {} [{}, {}]",
+                     name_of(lse.dtype()), lse.shape().text(), name_of(accumulator_of(q.dtype())),
+                     q.size(0), q.size(1));
+  AttentionGradients result;
+  result.dq = Tensor::empty(q.shape(), q.dtype(), q.device());
+  result.dk = Tensor::empty(k.shape(), k.dtype(), k.device());
+  result.dv = Tensor::empty(v.shape(), v.dtype(), v.device());
+  kAttentionBackward(current_stream(q.device()), {result.dq, result.dk, result.dv, dout, q, k, v,
+                                                  out, lse, layout, pattern, scale});
+  return result;
+}
+
+}  // namespace sidewinder

@@ -1,0 +1,647 @@
+#include "kernels/ops/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <complex>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "kernels/base/thread_pool.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/reference/attention.h"
+#include "tests/support/golden.h"
+#include "tests/support/random.h"
+
+namespace sidewinder {
+namespace {
+
+using testing::random_normal;
+using testing::relative_error;
+using testing::same_bits;
+
+// ---- The problem of one test and its tensors
+
+struct Problem {
+  SequenceLayout layout;
+  AttentionPattern pattern = {};
+  int64_t heads = 2;
+  int64_t kv_heads = 2;
+  int64_t width = 64;
+  int64_t value_width = 64;
+  float scale = 0.125F;
+};
+
+struct Inputs {
+  Tensor q, k, v, dout;
+};
+
+struct Results {
+  Tensor out, lse, dq, dk, dv;
+};
+
+Inputs random_inputs(const Problem& p, Dtype dtype, uint64_t seed = 1) {
+  Inputs inputs;
+  inputs.q = random_normal({p.layout.tokens(), p.heads, p.width}, dtype, seed);
+  inputs.k = random_normal({p.layout.keys(), p.kv_heads, p.width}, dtype, seed + 1);
+  inputs.v = random_normal({p.layout.keys(), p.kv_heads, p.value_width}, dtype, seed + 2);
+  inputs.dout = random_normal({p.layout.tokens(), p.heads, p.value_width}, dtype, seed + 3);
+  return inputs;
+}
+
+Inputs to(const Inputs& inputs, Dtype dtype) {
+  return {inputs.q.to(dtype), inputs.k.to(dtype), inputs.v.to(dtype), inputs.dout.to(dtype)};
+}
+
+Results run(const Problem& p, const Inputs& inputs) {
+  const auto [out, lse] =
+      ops::attention(inputs.q, inputs.k, inputs.v, p.layout, p.pattern, p.scale);
+  const auto [dq, dk, dv] = ops::attention_backward(inputs.dout, inputs.q, inputs.k, inputs.v, out,
+                                                    lse, p.layout, p.pattern, p.scale);
+  return {out, lse, dq, dk, dv};
+}
+
+void expect_same_bits(const Results& a, const Results& b) {
+  EXPECT_TRUE(same_bits(a.out, b.out)) << "out";
+  EXPECT_TRUE(same_bits(a.lse, b.lse)) << "lse";
+  EXPECT_TRUE(same_bits(a.dq, b.dq)) << "dq";
+  EXPECT_TRUE(same_bits(a.dk, b.dk)) << "dk";
+  EXPECT_TRUE(same_bits(a.dv, b.dv)) << "dv";
+}
+
+// ---- The plainest computation in a dtype: f32 sums; for bf16 the probabilities, the score
+// gradients and the results are rounded, as any implementation with bf16 products has to.
+
+float rounded(float value, Dtype dtype) {
+  return dtype == Dtype::bf16 ? static_cast<float>(Bf16(value)) : value;
+}
+
+Results naive(const Problem& p, const Inputs& given, Dtype dtype) {
+  const Inputs in = to(given, Dtype::f32);
+  const int64_t tokens = p.layout.tokens();
+  const int64_t group = p.heads / p.kv_heads;
+  Results r{Tensor::zeros({tokens, p.heads, p.value_width}, Dtype::f32),
+            Tensor::zeros({tokens, p.heads}, Dtype::f32), Tensor::zeros(in.q.shape(), Dtype::f32),
+            Tensor::zeros(in.k.shape(), Dtype::f32), Tensor::zeros(in.v.shape(), Dtype::f32)};
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int64_t self = p.layout.key_of(t);
+    const int64_t begin = p.pattern.first_visible(p.layout.first_key.data<int32_t>()[t], self);
+    for (int64_t h = 0; h < p.heads; ++h) {
+      const float* q = in.q.data<float>() + (t * p.heads + h) * p.width;
+      const float* dout = in.dout.data<float>() + (t * p.heads + h) * p.value_width;
+      float* out = r.out.data<float>() + (t * p.heads + h) * p.value_width;
+      float* dq = r.dq.data<float>() + (t * p.heads + h) * p.width;
+      const auto row = [&](const Tensor& x, int64_t key) {
+        return x.data<float>() + (key * p.kv_heads + h / group) * x.size(2);
+      };
+      std::vector<float> scores;
+      float largest = -std::numeric_limits<float>::infinity();
+      for (int64_t key = begin; key <= self; ++key) {
+        float sum = 0;
+        for (int64_t d = 0; d < p.width; ++d) sum += q[d] * row(in.k, key)[d];
+        scores.push_back(p.scale * sum);
+        largest = std::max(largest, scores.back());
+      }
+      float total = 0;
+      for (const float score : scores) total += std::exp(score - largest);
+      const float lse = largest + std::log(total);
+      r.lse.data<float>()[t * p.heads + h] = lse;
+      for (int64_t key = begin; key <= self; ++key) {
+        const float probability =
+            rounded(std::exp(scores[static_cast<size_t>(key - begin)] - lse), dtype);
+        for (int64_t d = 0; d < p.value_width; ++d) out[d] += probability * row(in.v, key)[d];
+      }
+      float delta = 0;
+      for (int64_t d = 0; d < p.value_width; ++d) {
+        out[d] = rounded(out[d], dtype);
+        delta += out[d] * dout[d];
+      }
+      for (int64_t key = begin; key <= self; ++key) {
+        const float probability = std::exp(scores[static_cast<size_t>(key - begin)] - lse);
+        float dp = 0;
+        for (int64_t d = 0; d < p.value_width; ++d) dp += dout[d] * row(in.v, key)[d];
+        const float ds = rounded(probability * (dp - delta), dtype);
+        const float weight = rounded(probability, dtype);
+        for (int64_t d = 0; d < p.value_width; ++d) row(r.dv, key)[d] += weight * dout[d];
+        for (int64_t d = 0; d < p.width; ++d) {
+          row(r.dk, key)[d] += p.scale * ds * q[d];
+          dq[d] += p.scale * ds * row(in.k, key)[d];
+        }
+      }
+    }
+  }
+  return {r.out.to(dtype), r.lse, r.dq.to(dtype), r.dk.to(dtype), r.dv.to(dtype)};
+}
+
+void expect_at_most_twice_naive(const char* what, const Tensor& actual, const Tensor& plain,
+                                const Tensor& exact) {
+  const double allowance = actual.dtype() == Dtype::bf16 ? 1e-4 : 2e-7;
+  EXPECT_LE(relative_error(actual, exact), 2 * relative_error(plain, exact) + allowance) << what;
+}
+
+void expect_matches_reference(const Problem& p, Dtype dtype) {
+  const Inputs inputs = random_inputs(p, dtype);
+  const Results exact = run(p, to(inputs, Dtype::f64));
+  const Results plain = naive(p, inputs, dtype);
+  const Results actual = run(p, inputs);
+  expect_at_most_twice_naive("out", actual.out, plain.out, exact.out);
+  expect_at_most_twice_naive("lse", actual.lse, plain.lse, exact.lse);
+  expect_at_most_twice_naive("dq", actual.dq, plain.dq, exact.dq);
+  expect_at_most_twice_naive("dk", actual.dk, plain.dk, exact.dk);
+  expect_at_most_twice_naive("dv", actual.dv, plain.dv, exact.dv);
+}
+
+// ---- Every instruction-set level that this CPU can run, with both storage types
+
+struct Path {
+  Isa isa;
+  Dtype dtype;
+};
+
+std::vector<Path> all_paths() {
+  std::vector<Path> paths;
+  for (const Isa isa : {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16}) {
+    if (isa > best_isa()) continue;
+    paths.push_back({isa, Dtype::f32});
+    paths.push_back({isa, Dtype::bf16});
+  }
+  return paths;
+}
+
+class AttentionPath : public ::testing::TestWithParam<Path> {
+ protected:
+  void SetUp() override {
+    previous_ = active_isa();
+    force_isa(GetParam().isa);
+  }
+  void TearDown() override { force_isa(previous_); }
+
+ private:
+  Isa previous_ = Isa::generic;
+};
+
+INSTANTIATE_TEST_SUITE_P(Levels, AttentionPath, ::testing::ValuesIn(all_paths()),
+                         [](const auto& path) {
+                           return std::string(name_of(path.param.isa)) + "_" +
+                                  std::string(name_of(path.param.dtype));
+                         });
+
+SequenceLayout packed(int64_t rows, int64_t row_length, const std::vector<int32_t>& starts) {
+  return SequenceLayout::packed(rows, row_length, starts);
+}
+
+TEST_P(AttentionPath, MatchesReferenceAtAnyLength) {
+  for (const int64_t length : {1, 2, 3, 15, 16, 17, 31, 47, 48, 49, 95, 96, 97, 131, 193}) {
+    SCOPED_TRACE(length);
+    Problem p{.layout = SequenceLayout::unpacked(1, length), .heads = 1, .kv_heads = 1};
+    expect_matches_reference(p, GetParam().dtype);
+  }
+}
+
+TEST_P(AttentionPath, MatchesReferenceForAnyWindow) {
+  for (const int64_t window : {1, 2, 7, 15, 16, 17, 47, 48, 49, 95, 96, 97, 149, 150, 151}) {
+    SCOPED_TRACE(window);
+    Problem p{
+        .layout = SequenceLayout::unpacked(1, 150), .pattern = {window}, .heads = 1, .kv_heads = 1};
+    expect_matches_reference(p, GetParam().dtype);
+  }
+}
+
+TEST_P(AttentionPath, MatchesReferenceForAnyWidth) {
+  const std::vector<std::pair<int64_t, int64_t>> widths = {{1, 1},    {2, 3},    {7, 5},   {8, 16},
+                                                           {24, 40},  {33, 64},  {80, 48}, {96, 96},
+                                                           {128, 64}, {192, 130}};
+  for (const auto& [width, value_width] : widths) {
+    SCOPED_TRACE(std::to_string(width) + " " + std::to_string(value_width));
+    Problem p{.layout = packed(1, 70, {0, 13}),
+              .pattern = {29},
+              .heads = 2,
+              .kv_heads = 1,
+              .width = width,
+              .value_width = value_width,
+              .scale = 0.2F};
+    expect_matches_reference(p, GetParam().dtype);
+  }
+}
+
+TEST_P(AttentionPath, MatchesReferenceForGroupedHeads) {
+  for (const int64_t kv_heads : {1, 2, 4}) {
+    for (const int64_t window : {0, 20}) {
+      SCOPED_TRACE(std::to_string(kv_heads) + " " + std::to_string(window));
+      Problem p{.layout = packed(2, 61, {0, 1, 40, 61, 75, 76}),
+                .pattern = {window},
+                .heads = 4,
+                .kv_heads = kv_heads,
+                .width = 32,
+                .value_width = 32};
+      expect_matches_reference(p, GetParam().dtype);
+    }
+  }
+  Problem p{
+      .layout = packed(1, 40, {0, 11}), .heads = 6, .kv_heads = 2, .width = 16, .value_width = 16};
+  expect_matches_reference(p, GetParam().dtype);
+}
+
+TEST_P(AttentionPath, MatchesReferenceAtDocumentBoundaries) {
+  // Boundaries before, on and after multiples of the tiles, and documents of length 1.
+  for (const int32_t edge : {15, 16, 17, 23, 24, 25, 47, 48, 49, 95, 96, 97}) {
+    SCOPED_TRACE(edge);
+    Problem p{.layout = packed(1, 140, {0, edge, edge + 1, edge + 2, edge + 18}),
+              .pattern = {33},
+              .heads = 1,
+              .kv_heads = 1};
+    expect_matches_reference(p, GetParam().dtype);
+    p.pattern.window = 0;
+    expect_matches_reference(p, GetParam().dtype);
+  }
+}
+
+TEST_P(AttentionPath, MatchesReferenceForLongRows) {
+  // Longer than every block of keys and queries that is worked on at once.
+  for (const int64_t window : {0, 300, 1100}) {
+    SCOPED_TRACE(window);
+    Problem p{.layout = packed(1, 1700, {0, 1650}),
+              .pattern = {window},
+              .heads = 2,
+              .kv_heads = 1,
+              .width = 16,
+              .value_width = 16,
+              .scale = 0.25F};
+    expect_matches_reference(p, GetParam().dtype);
+  }
+}
+
+TEST_P(AttentionPath, MatchesReferenceWithCachedKeys) {
+  for (const int64_t length : {1, 5, 50}) {
+    for (const int64_t window : {0, 20, 200}) {
+      SCOPED_TRACE(std::to_string(length) + " " + std::to_string(window));
+      Problem p{.layout = SequenceLayout::continuation(2, length, 90, 100, 90),
+                .pattern = {window},
+                .heads = 4,
+                .kv_heads = 2,
+                .width = 32,
+                .value_width = 32};
+      expect_matches_reference(p, GetParam().dtype);
+    }
+  }
+}
+
+TEST_P(AttentionPath, LargeScoresStayFinite) {
+  Problem p{.layout = packed(1, 80, {0, 30}), .heads = 1, .kv_heads = 1, .scale = 20.0F};
+  const Inputs inputs = random_inputs(p, GetParam().dtype);
+  const Results exact = run(p, to(inputs, Dtype::f64));
+  const Results actual = run(p, inputs);
+  EXPECT_LT(relative_error(actual.lse, exact.lse), 1e-6);
+  EXPECT_LT(relative_error(actual.out, exact.out), 1e-2);
+  for (const double value : actual.dq.values()) ASSERT_TRUE(std::isfinite(value));
+  for (const double value : actual.dk.values()) ASSERT_TRUE(std::isfinite(value));
+}
+
+TEST_P(AttentionPath, WindowAsLongAsTheRowIsFullAttention) {
+  Problem p{.layout = packed(1, 200, {0, 150}), .heads = 2, .kv_heads = 1};
+  const Inputs inputs = random_inputs(p, GetParam().dtype);
+  const Results full = run(p, inputs);
+  p.pattern.window = 150;
+  expect_same_bits(run(p, inputs), full);
+  p.pattern.window = 100000;
+  expect_same_bits(run(p, inputs), full);
+}
+
+TEST_P(AttentionPath, QueriesWithoutKeysGiveZero) {
+  // The first document begins three keys after its first query: padding in front.
+  Problem p{.layout = packed(1, 40, {0, 20}), .heads = 2, .kv_heads = 1};
+  for (int64_t t = 0; t < 20; ++t) p.layout.first_key.data<int32_t>()[t] = 3;
+  const Inputs inputs = random_inputs(p, GetParam().dtype);
+  const Results actual = run(p, inputs);
+  for (int64_t i = 0; i < 3 * 2; ++i) {
+    EXPECT_EQ(actual.lse.at(i), -std::numeric_limits<double>::infinity());
+  }
+  for (int64_t i = 0; i < 3 * p.heads * p.width; ++i) {
+    EXPECT_EQ(actual.out.at(i), 0.0);
+    EXPECT_EQ(actual.dq.at(i), 0.0);
+  }
+  for (int64_t i = 0; i < 3 * p.width; ++i) {
+    EXPECT_EQ(actual.dk.at(i), 0.0);
+    EXPECT_EQ(actual.dv.at(i), 0.0);
+  }
+  const Results exact = run(p, to(inputs, Dtype::f64));
+  EXPECT_LT(relative_error(actual.out, exact.out), 5e-3);
+  EXPECT_LT(relative_error(actual.dq, exact.dq), 1e-2);
+  EXPECT_LT(relative_error(actual.dk, exact.dk), 1e-2);
+}
+
+TEST_P(AttentionPath, PackedEqualsUnpacked) {
+  const std::vector<int32_t> starts = {0, 37, 38, 150};
+  Problem p{.layout = packed(1, 200, starts), .pattern = {60}, .heads = 4, .kv_heads = 2};
+  const Inputs inputs = random_inputs(p, GetParam().dtype);
+  const Results together = run(p, inputs);
+  for (size_t i = 0; i < starts.size(); ++i) {
+    const int64_t begin = starts[i];
+    const int64_t end = i + 1 < starts.size() ? starts[i + 1] : 200;
+    const auto part = [&](const Tensor& x) { return x.slice_rows(begin, end); };
+    Problem alone = p;
+    alone.layout = SequenceLayout::unpacked(1, end - begin);
+    const Results separate =
+        run(alone, {part(inputs.q), part(inputs.k), part(inputs.v), part(inputs.dout)});
+    expect_same_bits(separate, {part(together.out), part(together.lse), part(together.dq),
+                                part(together.dk), part(together.dv)});
+  }
+}
+
+TEST_P(AttentionPath, DocumentsDoNotTouchEachOther) {
+  Problem p{.layout = packed(2, 100, {0, 37, 38, 100, 150}), .heads = 2, .kv_heads = 1};
+  const Inputs inputs = random_inputs(p, GetParam().dtype);
+  const Results before = run(p, inputs);
+  Inputs changed = {inputs.q.clone(), inputs.k.clone(), inputs.v.clone(), inputs.dout.clone()};
+  const Inputs other = random_inputs(p, GetParam().dtype, 99);
+  for (const auto& [target, source] : {std::pair{changed.q, other.q},
+                                       {changed.k, other.k},
+                                       {changed.v, other.v},
+                                       {changed.dout, other.dout}}) {
+    target.slice_rows(38, 100).copy_from(source.slice_rows(38, 100));
+  }
+  const Results after = run(p, changed);
+  EXPECT_FALSE(same_bits(before.out, after.out));
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 38}, {100, 200}}) {
+    EXPECT_TRUE(same_bits(before.out.slice_rows(begin, end), after.out.slice_rows(begin, end)));
+    EXPECT_TRUE(same_bits(before.dq.slice_rows(begin, end), after.dq.slice_rows(begin, end)));
+    EXPECT_TRUE(same_bits(before.dk.slice_rows(begin, end), after.dk.slice_rows(begin, end)));
+    EXPECT_TRUE(same_bits(before.dv.slice_rows(begin, end), after.dv.slice_rows(begin, end)));
+  }
+}
+
+TEST_P(AttentionPath, LaterTokensDoNotChangeEarlierOnes) {
+  Problem p{.layout = SequenceLayout::unpacked(1, 180), .pattern = {70}, .heads = 2, .kv_heads = 2};
+  const Inputs inputs = random_inputs(p, GetParam().dtype);
+  const Results before = run(p, inputs);
+  Inputs changed = inputs;
+  changed.k = inputs.k.clone();
+  changed.v = inputs.v.clone();
+  const Inputs other = random_inputs(p, GetParam().dtype, 99);
+  changed.k.slice_rows(101, 180).copy_from(other.k.slice_rows(101, 180));
+  changed.v.slice_rows(101, 180).copy_from(other.v.slice_rows(101, 180));
+  const Results after = run(p, changed);
+  EXPECT_TRUE(same_bits(before.out.slice_rows(0, 101), after.out.slice_rows(0, 101)));
+  EXPECT_FALSE(same_bits(before.out.slice_rows(101, 102), after.out.slice_rows(101, 102)));
+}
+
+TEST_P(AttentionPath, ViewsGiveTheSameBits) {
+  Problem p{.layout = packed(1, 90, {0, 33}),
+            .pattern = {50},
+            .heads = 4,
+            .kv_heads = 2,
+            .width = 24,
+            .value_width = 40};
+  const Inputs inputs = random_inputs(p, GetParam().dtype);
+  const Results contiguous = run(p, inputs);
+  const auto view = [](const Tensor& x, int64_t extra) {
+    const Tensor wide = Tensor::zeros({x.size(0), x.width() + 2 * extra}, x.dtype());
+    const Tensor columns = wide.columns(extra, extra + x.width());
+    columns.reshape(x.shape()).copy_from(x);
+    return columns.reshape(x.shape());
+  };
+  const Inputs views = {view(inputs.q, 3), view(inputs.k, 5), view(inputs.v, 16),
+                        view(inputs.dout, 1)};
+  expect_same_bits(run(p, views), contiguous);
+  // Gradients into views.
+  Tensor dq = view(contiguous.dq, 2);
+  Tensor dk = view(contiguous.dk, 7);
+  Tensor dv = view(contiguous.dv, 32);
+  dq.fill_zero();
+  dk.fill_zero();
+  dv.fill_zero();
+  kAttentionBackward({}, {dq, dk, dv, inputs.dout, inputs.q, inputs.k, inputs.v, contiguous.out,
+                          contiguous.lse, p.layout, p.pattern, p.scale});
+  EXPECT_TRUE(same_bits(dq, contiguous.dq));
+  EXPECT_TRUE(same_bits(dk, contiguous.dk));
+  EXPECT_TRUE(same_bits(dv, contiguous.dv));
+}
+
+TEST_P(AttentionPath, ChunkedDecodingEqualsTheWholeSequence) {
+  constexpr int64_t kLength = 120;
+  for (const int64_t window : {0, 25}) {
+    Problem whole{.layout = SequenceLayout::unpacked(2, kLength),
+                  .pattern = {window},
+                  .heads = 4,
+                  .kv_heads = 2,
+                  .width = 32,
+                  .value_width = 16};
+    const Inputs inputs = random_inputs(whole, GetParam().dtype);
+    const auto expected =
+        ops::attention(inputs.q, inputs.k, inputs.v, whole.layout, whole.pattern, whole.scale);
+    int64_t done = 0;
+    for (const int64_t chunk : {17, 1, 1, 48, 2, 50, 1}) {
+      // A cache with four unused places in front of the valid keys of each row.
+      constexpr int64_t kUnused = 4;
+      const int64_t past = done + kUnused;
+      const SequenceLayout layout = SequenceLayout::continuation(2, chunk, done, past, done);
+      const auto rows_of = [&](const Tensor& x, int64_t begin, int64_t end) {
+        const Tensor result = Tensor::zeros(
+            {2 * (end - begin + (begin == 0 ? kUnused : 0)), x.size(1), x.size(2)}, x.dtype());
+        const int64_t pad = begin == 0 ? kUnused : 0;
+        const int64_t length = end - begin + pad;
+        for (int64_t row = 0; row < 2; ++row) {
+          result.slice_rows(row * length + pad, (row + 1) * length)
+              .copy_from(x.slice_rows(row * kLength + begin, row * kLength + end));
+        }
+        return result;
+      };
+      const Tensor q = Tensor::zeros({2 * chunk, 4, 32}, inputs.q.dtype());
+      for (int64_t row = 0; row < 2; ++row) {
+        q.slice_rows(row * chunk, (row + 1) * chunk)
+            .copy_from(inputs.q.slice_rows(row * kLength + done, row * kLength + done + chunk));
+      }
+      const auto actual =
+          ops::attention(q, rows_of(inputs.k, 0, done + chunk), rows_of(inputs.v, 0, done + chunk),
+                         layout, whole.pattern, whole.scale);
+      for (int64_t row = 0; row < 2; ++row) {
+        const Tensor part = actual.out.slice_rows(row * chunk, (row + 1) * chunk);
+        const Tensor same =
+            expected.out.slice_rows(row * kLength + done, row * kLength + done + chunk);
+        EXPECT_LT(relative_error(part, same), GetParam().dtype == Dtype::bf16 ? 5e-3 : 1e-6);
+      }
+      done += chunk;
+    }
+    EXPECT_EQ(done, kLength);
+  }
+}
+
+TEST_P(AttentionPath, BitsDoNotDependOnTheNumberOfThreads) {
+  const int before = ThreadPool::global().num_threads();
+  for (const int64_t kv_heads : {1, 4}) {
+    for (const int64_t window : {0, 200}) {
+      Problem p{.layout = packed(1, 1300, {0, 1250, 1251}),
+                .pattern = {window},
+                .heads = 4,
+                .kv_heads = kv_heads,
+                .width = 16,
+                .value_width = 16};
+      const Inputs inputs = random_inputs(p, GetParam().dtype);
+      ThreadPool::global().resize(1);
+      const Results one = run(p, inputs);
+      for (const int threads : {2, 3}) {
+        ThreadPool::global().resize(threads);
+        expect_same_bits(run(p, inputs), one);
+      }
+    }
+  }
+  ThreadPool::global().resize(before);
+}
+
+// ---- f64
+
+TEST(Attention, GoldenValues) {
+  const std::vector<int32_t> starts = {0, 4};
+  const SequenceLayout layout = SequenceLayout::packed(1, 9, starts);
+  const Tensor q = golden::tensor(0, {9, 4, 3});
+  const Tensor k = golden::tensor(1, {9, 2, 3});
+  const Tensor v = golden::tensor(2, {9, 2, 2});
+  const Tensor dout = golden::tensor(3, {9, 4, 2});
+  const auto [out, lse] = ops::attention(q, k, v, layout, {3}, 0.5F);
+  const auto [dq, dk, dv] = ops::attention_backward(dout, q, k, v, out, lse, layout, {3}, 0.5F);
+  EXPECT_NEAR(golden::checksum(out), -6.54508081536, 1e-10);
+  EXPECT_NEAR(golden::checksum(lse), -11.2998782635, 1e-9);
+  EXPECT_NEAR(golden::checksum(dq), 1.13473459216, 1e-10);
+  EXPECT_NEAR(golden::checksum(dk), 0.677458045728, 1e-10);
+  EXPECT_NEAR(golden::checksum(dv), 0.529181821824, 1e-10);
+}
+
+// d/dε of Σ dout·out(x + iε·e) / ε for every element e of one input: exact to f64 rounding.
+class ComplexStep {
+ public:
+  using Complex = std::complex<double>;
+
+  ComplexStep(const Problem& p, const Inputs& inputs) : p_(p), dout_(inputs.dout.values()) {
+    for (const Tensor& x : {inputs.q, inputs.k, inputs.v}) {
+      const std::vector<double> values = x.values();
+      inputs_.emplace_back(values.begin(), values.end());
+    }
+  }
+
+  Tensor gradient(size_t input, const Shape& shape) {
+    constexpr double kStep = 1e-30;
+    Tensor result = Tensor::empty(shape, Dtype::f64);
+    for (size_t i = 0; i < inputs_[input].size(); ++i) {
+      const Complex kept = inputs_[input][i];
+      inputs_[input][i] += Complex(0, kStep);
+      result.data<double>()[i] = loss().imag() / kStep;
+      inputs_[input][i] = kept;
+    }
+    return result;
+  }
+
+ private:
+  Complex loss() const {
+    const int64_t tokens = p_.layout.tokens();
+    std::vector<Complex> out(dout_.size());
+    std::vector<Complex> lse(static_cast<size_t>(tokens * p_.heads));
+    const reference::AttentionProblem problem = {p_.layout,   p_.pattern, p_.scale,      p_.heads,
+                                                 p_.kv_heads, p_.width,   p_.value_width};
+    const reference::AttentionTensors<Complex> tensors = {
+        {out.data(), p_.heads * p_.value_width},
+        {lse.data(), p_.heads},
+        {inputs_[0].data(), p_.heads * p_.width},
+        {inputs_[1].data(), p_.kv_heads * p_.width},
+        {inputs_[2].data(), p_.kv_heads * p_.value_width}};
+    for (int64_t head = 0; head < p_.heads; ++head) {
+      reference::attention_head(problem, tensors, head);
+    }
+    Complex sum;
+    for (size_t i = 0; i < out.size(); ++i) sum += dout_[i] * out[i];
+    return sum;
+  }
+
+  Problem p_;
+  std::vector<std::vector<Complex>> inputs_;
+  std::vector<double> dout_;
+};
+
+TEST(Attention, BackwardMatchesComplexStep) {
+  for (const int64_t window : {0, 1, 4}) {
+    for (const int64_t kv_heads : {1, 2}) {
+      Problem p{.layout = packed(2, 9, {0, 1, 6, 9, 12}),
+                .pattern = {window},
+                .heads = 2,
+                .kv_heads = kv_heads,
+                .width = 3,
+                .value_width = 2,
+                .scale = 0.7F};
+      const Inputs inputs = random_inputs(p, Dtype::f64);
+      const Results results = run(p, inputs);
+      ComplexStep step(p, inputs);
+      EXPECT_LT(relative_error(results.dq, step.gradient(0, results.dq.shape())), 1e-12);
+      EXPECT_LT(relative_error(results.dk, step.gradient(1, results.dk.shape())), 1e-12);
+      EXPECT_LT(relative_error(results.dv, step.gradient(2, results.dv.shape())), 1e-12);
+    }
+  }
+}
+
+TEST(Attention, BackwardMatchesComplexStepWithCachedKeys) {
+  Problem p{.layout = SequenceLayout::continuation(2, 3, 5, 6, 5),
+            .pattern = {4},
+            .heads = 2,
+            .kv_heads = 1,
+            .width = 3,
+            .value_width = 2,
+            .scale = 0.7F};
+  const Inputs inputs = random_inputs(p, Dtype::f64);
+  const Results results = run(p, inputs);
+  ComplexStep step(p, inputs);
+  EXPECT_LT(relative_error(results.dq, step.gradient(0, results.dq.shape())), 1e-12);
+  EXPECT_LT(relative_error(results.dk, step.gradient(1, results.dk.shape())), 1e-12);
+  EXPECT_LT(relative_error(results.dv, step.gradient(2, results.dv.shape())), 1e-12);
+}
+
+TEST(Attention, BitsOfF64DoNotDependOnTheNumberOfThreads) {
+  const int before = ThreadPool::global().num_threads();
+  Problem p{
+      .layout = packed(1, 40, {0, 13}), .heads = 4, .kv_heads = 2, .width = 8, .value_width = 8};
+  const Inputs inputs = random_inputs(p, Dtype::f64);
+  ThreadPool::global().resize(1);
+  const Results one = run(p, inputs);
+  ThreadPool::global().resize(3);
+  expect_same_bits(run(p, inputs), one);
+  ThreadPool::global().resize(before);
+}
+
+// ---- Messages
+
+template <typename Function>
+std::string message_of(const Function& function) {
+  try {
+    function();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Attention, RefusesInputsThatDoNotFit) {
+  const SequenceLayout layout = SequenceLayout::unpacked(1, 4);
+  const auto zeros = [](Shape shape, Dtype dtype = Dtype::f32) {
+    return Tensor::zeros(shape, dtype);
+  };
+  const auto message = [&](const Tensor& q, const Tensor& k, const Tensor& v,
+                           AttentionPattern pattern = {}) {
+    return message_of([&] { ops::attention(q, k, v, layout, pattern, 1.0F); });
+  };
+  EXPECT_EQ(message(zeros({5, 2, 8}), zeros({4, 2, 8}), zeros({4, 2, 8})),
+            "attention: q has 5 tokens but the layout 4 (1 rows of 4)");
+  EXPECT_EQ(message(zeros({4, 2, 8}), zeros({3, 2, 8}), zeros({4, 2, 8})),
+            "attention: k has 3 and v 4 keys but the layout 4 (1 rows of 0 cached and 4 new ones)");
+  EXPECT_EQ(message(zeros({4, 3, 8}), zeros({4, 2, 8}), zeros({4, 2, 8})),
+            "attention: 3 query heads, 2 key heads and 2 value heads; key and value heads must be "
+            "equal in number and divide the query heads");
+  EXPECT_EQ(message(zeros({4, 2, 8}), zeros({4, 2, 6}), zeros({4, 2, 8})),
+            "attention: head width 8 of q, 6 of k, 8 of v; those of q and k must be equal and none "
+            "0");
+  EXPECT_EQ(message(zeros({4, 2, 8}), zeros({4, 2, 8}, Dtype::bf16), zeros({4, 2, 8})),
+            "attention: q is f32, k bf16 and v f32; they must have one floating type");
+  EXPECT_EQ(message(zeros({4, 2, 8}), zeros({4, 2, 8}), zeros({4, 2, 8}), {-1}),
+            "attention: window -1 is negative; use 0 for full causal attention");
+}
+
+}  // namespace
+}  // namespace sidewinder
