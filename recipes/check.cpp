@@ -1,0 +1,269 @@
+#include "recipes/check.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <set>
+
+#include "recipes/table.h"
+
+namespace sidewinder {
+namespace {
+
+class Checker {
+ public:
+  Checker(const Node& tree, Problems& problems) : tree_(tree), problems_(problems) {}
+
+  // Whether the values of these keys may be relied upon.
+  template <typename... Keys>
+  bool sound(const Keys&... keys) const {
+    return (!problems_.has(keys) && ...);
+  }
+
+  void report(const std::string& key, const std::string& what, const std::string& advice) {
+    problems_.add({place_of(key), key, what, advice});
+  }
+
+  // The value of `key`; else the innermost table around it that was written.
+  Place place_of(const std::string& key) const {
+    const Node* node = find(key);
+    return node ? node->place : tree_.place;
+  }
+
+  const Node* find(const std::string& path) const {
+    const Node* node = &tree_;
+    for (size_t begin = 0; begin <= path.size();) {
+      const size_t dot = std::min(path.find('.', begin), path.size());
+      const std::string key = path.substr(begin, dot - begin);
+      const Node* next = nullptr;
+      if (node->kind == Node::Kind::array) {
+        const size_t index = std::stoul(key);
+        if (index < node->items.size()) next = &node->items[index];
+      } else {
+        next = node->find(key);
+      }
+      if (next == nullptr) break;
+      node = next;
+      begin = dot + 1;
+    }
+    return node;
+  }
+
+ private:
+  const Node& tree_;
+  Problems& problems_;
+};
+
+void check_layers(ModelOptions& model, Checker& check) {
+  if (!check.sound("model.layers", "model.block")) return;
+  std::set<std::string> used;
+  for (const char c : model.layers) {
+    if (c == ' ') continue;
+    const std::string letter(1, c);
+    if (!std::isalpha(static_cast<unsigned char>(c))) {
+      return check.report(
+          "model.layers",
+          fmt::format("{} has \"{}\", which is not a letter", toml_string(model.layers), letter),
+          "use letters, one per block, and spaces");
+    }
+    if (!used.insert(letter).second || model.blocks.count(letter)) continue;
+    check.report("model.layers", fmt::format("block \"{}\" has no table", letter),
+                 fmt::format("add [model.block.{}], or leave the letter out", letter));
+  }
+  if (used.empty()) {
+    check.report("model.layers", "has no blocks", "use letters, one per block, as in \"mw\"");
+  }
+  const int layers_precedence = check.place_of("model.layers").precedence;
+  for (auto block = model.blocks.begin(); block != model.blocks.end();) {
+    const std::string key = "model.block." + block->first;
+    if (used.count(block->first)) {
+      ++block;
+    } else if (check.place_of(key).precedence < layers_precedence) {
+      block = model.blocks.erase(block);
+    } else {
+      check.report(key, fmt::format("not used by model.layers, {}", toml_string(model.layers)),
+                   "remove the table, or use the letter");
+      ++block;
+    }
+  }
+}
+
+void check_attention(const ModelOptions& model, const BlockOptions& block, const std::string& path,
+                     Checker& check) {
+  const std::string heads_key = path + ".heads";
+  const std::string groups_key = path + ".key_value_heads";
+  const std::string width_key = path + ".head_width";
+  if (!check.sound(heads_key, width_key, "model.width")) return;
+  if (block.heads == 0 && model.width % block.head_width != 0) {
+    check.report(width_key,
+                 fmt::format("{} does not divide model.width, {}", block.head_width, model.width),
+                 fmt::format("use a divisor of {}, or set {}", model.width, heads_key));
+    return;
+  }
+  const int64_t heads = block.heads > 0 ? block.heads : model.width / block.head_width;
+  if (check.sound(groups_key) && block.key_value_heads > 0 && heads % block.key_value_heads != 0) {
+    check.report(
+        groups_key,
+        fmt::format("{} does not divide the number of heads, {}", block.key_value_heads, heads),
+        fmt::format("use a divisor of {}", heads));
+  }
+  if (!block.rope || !check.sound(path + ".rope")) return;
+  if (block.head_width % 2 != 0) {
+    check.report(width_key, fmt::format("{} is odd, and rope turns pairs", block.head_width),
+                 "use an even head_width, or set rope = false");
+    return;
+  }
+  const double turned = block.rotary_share * static_cast<double>(block.head_width);
+  const bool is_even = turned >= 2 && std::fmod(turned, 2.0) == 0.0;
+  if (check.sound(path + ".rotary_share") && !is_even) {
+    check.report(path + ".rotary_share",
+                 fmt::format("{} of head_width {} is {}, not an even number",
+                             toml_number(block.rotary_share), block.head_width, turned),
+                 "choose a share that turns 2, 4, 6, … numbers of each head");
+  }
+}
+
+void check_mamba(const BlockOptions& block, const std::string& path, Checker& check) {
+  if (check.sound(path + ".dt_min", path + ".dt_max") && block.dt_min > block.dt_max) {
+    check.report(
+        path + ".dt_min",
+        fmt::format("{} is above dt_max, {}", toml_number(block.dt_min), toml_number(block.dt_max)),
+        "initial step sizes lie between dt_min and dt_max");
+  }
+  if (check.sound(path + ".dt_floor", path + ".dt_max") && block.dt_floor > block.dt_max) {
+    check.report(path + ".dt_floor",
+                 fmt::format("{} is above dt_max, {}", toml_number(block.dt_floor),
+                             toml_number(block.dt_max)),
+                 "use a dt_floor of at most dt_max");
+  }
+}
+
+void check_model(const Recipe& recipe, Checker& check) {
+  const ModelOptions& model = recipe.model;
+  for (const auto& [letter, block] : model.blocks) {
+    const std::string path = "model.block." + letter;
+    if (!check.sound(path + ".mixer")) continue;
+    if (block.mixer == MixerKind::attention) check_attention(model, block, path, check);
+    if (block.mixer == MixerKind::mamba1) check_mamba(block, path, check);
+  }
+  if (check.sound("model.max_context", "train.context") && model.max_context > 0 &&
+      model.max_context < recipe.train.context) {
+    check.report(
+        "model.max_context",
+        fmt::format("{} is less than train.context, {}", model.max_context, recipe.train.context),
+        fmt::format("use at least {}, or 0", recipe.train.context));
+  }
+}
+
+void check_data(const Recipe& recipe, Checker& check) {
+  const std::vector<CorpusOptions>& corpora = recipe.data.train;
+  for (size_t i = 0; i < corpora.size(); ++i) {
+    const std::string path = fmt::format("data.train.{}", i);
+    for (size_t j = 0; j < i; ++j) {
+      if (check.sound(path + ".name") && corpora[i].name == corpora[j].name) {
+        check.report(path + ".name",
+                     fmt::format("{} is the name of another corpus", toml_string(corpora[i].name)),
+                     "give every corpus a name of its own");
+      }
+      if (check.sound(path + ".folder") && corpora[i].folder == corpora[j].folder) {
+        check.report(
+            path + ".folder",
+            fmt::format("{} is the folder of another corpus", toml_string(corpora[i].folder)),
+            "list a folder once, and raise its weight");
+      }
+    }
+  }
+  if (!recipe.data.validation.empty() || !check.sound("data.validation")) return;
+  const std::string advice = "set data.validation to a folder of token shards, or remove the key";
+  if (check.sound("train.validate_every") && recipe.train.validate_every > 0) {
+    check.report("train.validate_every", "there is nothing to validate on", advice);
+  }
+  if (check.sound("train.validate_tokens") && recipe.train.validate_tokens > 0) {
+    check.report("train.validate_tokens", "there is nothing to validate on", advice);
+  }
+}
+
+// The multiples of `unit` on both sides of `value`.
+std::string neighbours(int64_t value, int64_t unit) {
+  const int64_t below = value / unit * unit;
+  return below == 0 ? std::to_string(unit) : fmt::format("{} or {}", below, below + unit);
+}
+
+void check_step_size(const TrainOptions& train, Checker& check) {
+  const std::string step_key = "train.tokens_per_step";
+  const std::string micro_key = "train.tokens_per_micro_batch";
+  if (!check.sound("train.context")) return;
+  const bool step_fits = check.sound(step_key) && train.tokens_per_step % train.context == 0;
+  if (check.sound(step_key) && !step_fits) {
+    check.report(step_key,
+                 fmt::format("{} is not a multiple of train.context, {}", train.tokens_per_step,
+                             train.context),
+                 "use " + neighbours(train.tokens_per_step, train.context));
+  }
+  if (!check.sound(micro_key) || train.tokens_per_micro_batch == 0) return;
+  if (train.tokens_per_micro_batch % train.context != 0) {
+    check.report(
+        micro_key,
+        fmt::format("{} is not a multiple of train.context, {}", train.tokens_per_micro_batch,
+                    train.context),
+        "use " + neighbours(train.tokens_per_micro_batch, train.context) + ", or 0 for one row");
+  } else if (step_fits && train.tokens_per_step % train.tokens_per_micro_batch != 0) {
+    check.report(micro_key,
+                 fmt::format("{} does not divide train.tokens_per_step, {}",
+                             train.tokens_per_micro_batch, train.tokens_per_step),
+                 fmt::format("use a multiple of {} that divides {}, or 0 for one row",
+                             train.context, train.tokens_per_step));
+  }
+}
+
+void check_learning_rate(const Recipe& recipe, Checker& check) {
+  const LearningRateOptions& rate = recipe.learning_rate;
+  const int64_t steps = recipe.train.steps;
+  const std::string warmup_key = "learning_rate.warmup_steps";
+  const std::string decay_key = "learning_rate.decay_steps";
+  if (!check.sound(warmup_key, "train.steps", "learning_rate.shape")) return;
+  if (rate.warmup_steps > steps) {
+    check.report(warmup_key,
+                 fmt::format("{} is more than train.steps, {}", rate.warmup_steps, steps),
+                 "the warm-up must end within the run: lower it, or raise train.steps");
+    return;
+  }
+  const bool is_wsd = rate.shape == LearningRateShape::wsd;
+  if (is_wsd && check.sound(decay_key) && rate.decay_steps > steps - rate.warmup_steps) {
+    check.report(decay_key,
+                 fmt::format("{} is more than the {} steps after the warm-up", rate.decay_steps,
+                             steps - rate.warmup_steps),
+                 "lower decay_steps or warmup_steps, or raise train.steps");
+  }
+}
+
+void check_checkpoints(const CheckpointOptions& options, Checker& check) {
+  const std::string every_key = "checkpoint.every_steps";
+  const std::string keep_key = "checkpoint.keep_every";
+  if (!check.sound(every_key, keep_key) || options.keep_every == 0) return;
+  if (options.every_steps == 0) {
+    check.report(keep_key, "has no effect with checkpoint.every_steps = 0",
+                 "remove it, or set checkpoint.every_steps");
+  } else if (options.keep_every % options.every_steps != 0) {
+    check.report(keep_key,
+                 fmt::format("{} is not a multiple of checkpoint.every_steps, {}",
+                             options.keep_every, options.every_steps),
+                 "use " + neighbours(options.keep_every, options.every_steps));
+  }
+}
+
+}  // namespace
+
+void check_recipe(Recipe& recipe, const Node& tree, Problems& problems) {
+  Checker check(tree, problems);
+  check_layers(recipe.model, check);
+  check_model(recipe, check);
+  check_data(recipe, check);
+  check_step_size(recipe.train, check);
+  check_learning_rate(recipe, check);
+  check_checkpoints(recipe.checkpoint, check);
+}
+
+}  // namespace sidewinder

@@ -1,0 +1,44 @@
+#include "recipes/schema.h"
+
+namespace sidewinder {
+
+Section data_section() {
+  using Options = DataOptions;
+  const Table<CorpusOptions> corpus = {
+      "A corpus to train on: a folder of token shards made by `sidewinder tokenize`.",
+      {
+          field("name", &CorpusOptions::name, "its name in metrics and messages").required(),
+          field("folder", &CorpusOptions::folder, "folder of token shards").required(),
+          field("weight", &CorpusOptions::weight,
+                "share of the training tokens, relative to the other corpora", {.above = 0}),
+      }};
+  return section<Options>(
+      "data", &Recipe::data,
+      {"What the run reads and how rows are packed from it.",
+       {
+           field("validation", &Options::validation,
+                 "folder of token shards held out for validation; empty: no validation")
+               .may_change_on_resume(),
+           field(
+               "long_documents", &Options::long_documents,
+               "documents longer than a row: continue_reset puts the pieces into later rows, each "
+               "with positions and states of its own; truncate keeps the first row's worth; drop "
+               "leaves them out",
+               {{"continue_reset", LongDocuments::continue_reset},
+                {"truncate", LongDocuments::truncate},
+                {"drop", LongDocuments::drop}}),
+           field("packing_buffer", &Options::packing_buffer, "rows planned together by best fit",
+                 {.at_least = 1}),
+           field("isolate_attention", &Options::isolate_attention,
+                 "attention sees its own document only"),
+           field("isolate_state", &Options::isolate_state,
+                 "convolution and scan start anew at each document"),
+           field("mask_joints", &Options::mask_joints,
+                 "no loss where the target belongs to another document"),
+           field("prefetch", &Options::prefetch, "batches made ahead", {.at_least = 1})
+               .may_change_on_resume(),
+       },
+       {list_of_tables("train", &Options::train, corpus)}});
+}
+
+}  // namespace sidewinder
