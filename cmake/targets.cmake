@@ -47,7 +47,7 @@ function(sidewinder_isa_level level flags)
   # -O3 in every configuration: without optimisation the vector code is uselessly slow.
   # GCC 12 warns of uninitialised values inside its own AVX-512 headers (GCC bug 105593).
   target_compile_options(sidewinder_isa_${level} PRIVATE -O3 -fno-math-errno -fno-trapping-math
-    -Wno-maybe-uninitialized ${flags})
+    -Wno-maybe-uninitialized -Wno-uninitialized ${flags})
   target_compile_definitions(sidewinder_isa_${level} PRIVATE SIDEWINDER_ISA=isa_${level})
   target_sources(sidewinder_kernels PRIVATE $<TARGET_OBJECTS:sidewinder_isa_${level}>)
 endfunction()

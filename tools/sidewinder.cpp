@@ -46,6 +46,8 @@ void add_eval(CLI::App& app, Run& run) {
   command.add_option("--text", options->text, "UTF-8 text file, one document")->type_name("FILE");
   command.add_option("--context", options->context, "tokens per row (default: the recipe's)");
   command.add_option("--max-tokens", options->max_tokens, "stop after this many (default: all)");
+  command.add_flag("--baselines", options->baselines,
+                   "compare with unigram and bigram models counted on the run's training tokens");
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return eval(*options); }; });
 }

@@ -10,10 +10,30 @@
 #include <sstream>
 
 #include "kernels/base/check.h"
+#include "kernels/base/log.h"
 #include "tools/assemble.h"
+#include "tools/commands/ngram_baseline.h"
 
 namespace sidewinder {
 namespace {
+
+// Counts the very pairs that the run was trained on, by making its batches once more.
+NgramCounts count_training_pairs(const Recipe& recipe, int64_t steps) {
+  const RowPlan plan{recipe.train.tokens_per_step / recipe.train.context, recipe.train.context};
+  Loader loader(recipe.data, recipe.run.seed, [plan](const Progress&) { return plan; });
+  NgramCounts counts(recipe.model.vocabulary);
+  for (int64_t step = 0; step < steps; ++step) {
+    const Batch batch = loader.next();
+    counts.add(batch.tokens, batch.targets);
+  }
+  counts.finish();
+  return counts;
+}
+
+struct BaselineLosses {
+  double unigram = 0;
+  double bigram = 0;
+};
 
 // Losses summed by the position of the token that predicts.
 class PositionBuckets {
@@ -82,7 +102,17 @@ ExitCode eval(const EvalCommand& command) {
   SIDEWINDER_REQUIRE(context >= 1, "--context is {}; it must be positive", context);
 
   PositionBuckets buckets;
+  std::optional<NgramCounts> counts;
+  if (command.baselines) counts = count_training_pairs(recipe, trained.step);
+  BaselineLosses baselines;
   const auto per_token = [&](const Batch& batch, const Tensor& losses) {
+    if (counts) {
+      for (size_t t = 0; t < batch.targets.size(); ++t) {
+        if (batch.targets[t] < 0) continue;
+        baselines.unigram += counts->unigram_loss(batch.targets[t]);
+        baselines.bigram += counts->bigram_loss(batch.tokens[t], batch.targets[t]);
+      }
+    }
     const SequenceLayout layout = SequenceLayout::packed(batch.rows, batch.row_length,
                                                          batch.document_starts,
                                                          batch.first_positions);
@@ -130,6 +160,25 @@ ExitCode eval(const EvalCommand& command) {
   fmt::print("loss         {:.5f} nats per token\n", result.loss);
   fmt::print("perplexity   {:.4f}\n", std::exp(result.loss));
   if (result.bytes > 0) fmt::print("bits/byte    {:.5f}\n", result.bits_per_byte());
+  nlohmann::json compared;
+  if (counts) {
+    baselines.unigram /= static_cast<double>(result.targets);
+    baselines.bigram /= static_cast<double>(result.targets);
+    fmt::print("\ncounted on the {} training pairs of the run's {} steps:\n", counts->pairs(),
+               trained.step);
+    fmt::print("{:<28} {:>16} {:>14}\n", "", "nats per token", "bits per byte");
+    const auto row = [&](const char* name, double loss) {
+      Evaluation one = result;
+      one.loss = loss;
+      fmt::print("{:<28} {:>16.4f} {:>14.4f}\n", name, loss, one.bits_per_byte());
+      compared[name] = {{"loss", loss}, {"bits_per_byte", one.bits_per_byte()}};
+    };
+    row("this model", result.loss);
+    row("Kneser-Ney bigram", baselines.bigram);
+    row("unigram", baselines.unigram);
+    fmt::print("the model {} both\n",
+               result.loss < std::min(baselines.bigram, baselines.unigram) ? "beats" : "does NOT beat");
+  }
   fmt::print("\n{:>10} {:>10} {:>10} {:>10}\n", "from", "to", "targets", "loss");
   const nlohmann::json by_position = buckets.rows();
   for (const auto& row : by_position) {
@@ -143,6 +192,7 @@ ExitCode eval(const EvalCommand& command) {
                            {"loss", result.loss},        {"perplexity", std::exp(result.loss)},
                            {"by_position", by_position}};
     if (result.bytes > 0) json["bits_per_byte"] = result.bits_per_byte();
+    if (counts) json["baselines"] = compared;
     write_text_file(command.json_path, json.dump(2));
   }
   return ExitCode::success;

@@ -13,6 +13,7 @@ struct EvalCommand {
   std::string text;       // UTF-8 text file, one document, or empty
   int64_t context = 0;    // tokens per row; 0: the recipe's
   int64_t max_tokens = 0;  // 0: all
+  bool baselines = false;  // also unigram and bigram models counted on the run's training tokens
   std::string json_path;
 };
 
