@@ -8,8 +8,8 @@ namespace ops {
 namespace {
 
 void check(const char* name, const Tensor& a, const Tensor& b) {
-  SIDEWINDER_REQUIRE(a.shape() == b.shape(), "{}: the operands are {} and {}; they must agree", name,
-                     a.shape().text(), b.shape().text());
+  SIDEWINDER_REQUIRE(a.shape() == b.shape(), "{}: the operands are {} and {}; they must agree",
+                     name, a.shape().text(), b.shape().text());
   SIDEWINDER_REQUIRE(a.dtype() != Dtype::i32 && b.dtype() != Dtype::i32,
                      "{}: the operands are {} and {}; both must be floating", name,
                      name_of(a.dtype()), name_of(b.dtype()));
