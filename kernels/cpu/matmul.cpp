@@ -47,15 +47,15 @@ struct ColumnSplit {
   ColumnSplit(int64_t columns, int64_t wanted_pieces, int64_t fewest, int64_t most, int64_t panel) {
     const int64_t panels = divide_up(columns, panel);
     const int64_t wanted = divide_up(panels, std::max<int64_t>(1, wanted_pieces)) * panel;
-    columns_per_item = std::clamp(wanted, round_up(std::min(fewest, most), panel),
-                                  round_up(most, panel));
+    columns_per_item =
+        std::clamp(wanted, round_up(std::min(fewest, most), panel), round_up(most, panel));
     num_pieces = divide_up(columns, columns_per_item);
   }
 };
 
 void pack_weight_f64(const PackWeightArgs& args) {
-  args.packed.data = args.use == WeightUse::forward ? args.weight.clone()
-                                                    : reference::transpose(args.weight);
+  args.packed.data =
+      args.use == WeightUse::forward ? args.weight.clone() : reference::transpose(args.weight);
 }
 
 // The part of a linear product that one thread computes at a time.
@@ -173,18 +173,18 @@ void pack_weight(Stream, const PackWeightArgs& args) {
   parallel_ranges(panels, kPanelsPerItem, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kernels.tile_columns;
     const int64_t last = std::min(end * kernels.tile_columns, args.packed.out);
-    kernels.pack({.panels = static_cast<uint32_t*>(args.packed.data.raw()) + begin * panel_words,
-                  .panel_stride = panel_words,
-                  .width = kernels.tile_columns,
-                  .halves_last = true,
-                  .source = forward ? element_at(args.weight, first, 0)
-                                    : element_at(args.weight, 0, first),
-                  .row_stride = args.weight.row_stride(),
-                  .extent = last - first,
-                  .contraction = args.packed.in,
-                  .contracts_rows = !forward,
-                  .element = element_of(args.weight),
-                  .word = word});
+    kernels.pack(
+        {.panels = static_cast<uint32_t*>(args.packed.data.raw()) + begin * panel_words,
+         .panel_stride = panel_words,
+         .width = kernels.tile_columns,
+         .halves_last = true,
+         .source = forward ? element_at(args.weight, first, 0) : element_at(args.weight, 0, first),
+         .row_stride = args.weight.row_stride(),
+         .extent = last - first,
+         .contraction = args.packed.in,
+         .contracts_rows = !forward,
+         .element = element_of(args.weight),
+         .word = word});
   });
 }
 
@@ -246,8 +246,8 @@ void weight_gradient(Stream, const WeightGradientArgs& args) {
   constexpr int64_t kBPanelsPerItem = 4;
   const int64_t a_items = divide_up(a_panels, a_panels_per_item);
   const int64_t b_items = divide_up(b_panels, kBPanelsPerItem);
-  const ColumnSplit split(columns, divide_up(kTargetItems, a_items), int64_t{8} * kernels.tile_columns,
-                          kFewestColumns, kernels.tile_columns);
+  const ColumnSplit split(columns, divide_up(kTargetItems, a_items),
+                          int64_t{8} * kernels.tile_columns, kFewestColumns, kernels.tile_columns);
 
   for (int64_t token = 0; token < tokens; token += chunk_tokens) {
     const int64_t num_tokens = std::min(chunk_tokens, tokens - token);
@@ -282,18 +282,17 @@ void weight_gradient(Stream, const WeightGradientArgs& args) {
         output.previous = output.y;
         output.previous_stride = output.stride;
       }
-      kernels.multiply(
-          {.a = static_cast<const uint32_t*>(a.raw()) + first_panel * a_panel_stride,
-           .a_panel_stride = a_panel_stride,
-           .b = static_cast<const uint32_t*>(b.raw()) +
-                column / kernels.tile_columns * b_panel_stride,
-           .b_panel_stride = b_panel_stride,
-           .first_step = 0,
-           .steps = gemm_steps(num_tokens, word),
-           .rows = std::min<int64_t>(kernels.block_rows, rows - row),
-           .columns = std::min(split.columns_per_item, columns - column),
-           .word = word,
-           .output = output});
+      kernels.multiply({.a = static_cast<const uint32_t*>(a.raw()) + first_panel * a_panel_stride,
+                        .a_panel_stride = a_panel_stride,
+                        .b = static_cast<const uint32_t*>(b.raw()) +
+                             column / kernels.tile_columns * b_panel_stride,
+                        .b_panel_stride = b_panel_stride,
+                        .first_step = 0,
+                        .steps = gemm_steps(num_tokens, word),
+                        .rows = std::min<int64_t>(kernels.block_rows, rows - row),
+                        .columns = std::min(split.columns_per_item, columns - column),
+                        .word = word,
+                        .output = output});
     });
   }
 }

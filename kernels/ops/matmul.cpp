@@ -12,11 +12,11 @@ namespace {
 bool is_floating(Dtype dtype) { return dtype != Dtype::i32; }
 
 void check_compute(const char* name, const Tensor& tensor, const char* what, Dtype compute) {
-  SIDEWINDER_REQUIRE((tensor.dtype() == Dtype::f64) == (compute == Dtype::f64) &&
-                         is_floating(tensor.dtype()),
-                     "{}: {} is {} but the product is formed in {}; f64 goes with f64 only, f32 and "
-                     "bf16 with each other",
-                     name, what, name_of(tensor.dtype()), name_of(compute));
+  SIDEWINDER_REQUIRE(
+      (tensor.dtype() == Dtype::f64) == (compute == Dtype::f64) && is_floating(tensor.dtype()),
+      "{}: {} is {} but the product is formed in {}; f64 goes with f64 only, f32 and "
+      "bf16 with each other",
+      name, what, name_of(tensor.dtype()), name_of(compute));
 }
 
 void check_linear(const Tensor& x, const PackedWeight& weight) {
@@ -77,10 +77,11 @@ void linear_accumulate(Tensor& y, const Tensor& x, const PackedWeight& weight) {
 
 void weight_gradient(Tensor& dweight, const Tensor& dy, const Tensor& x, Dtype compute,
                      bool accumulate) {
-  SIDEWINDER_REQUIRE(dy.rank() == 2 && x.rank() == 2 && dy.size(0) == x.size(0),
-                     "weight_gradient: dy is {} and x is {}; both must be matrices with one row per "
-                     "token",
-                     dy.shape().text(), x.shape().text());
+  SIDEWINDER_REQUIRE(
+      dy.rank() == 2 && x.rank() == 2 && dy.size(0) == x.size(0),
+      "weight_gradient: dy is {} and x is {}; both must be matrices with one row per "
+      "token",
+      dy.shape().text(), x.shape().text());
   const Shape shape{dy.size(1), x.size(1)};
   SIDEWINDER_REQUIRE(dweight.shape() == shape && dweight.dtype() == accumulator_of(compute),
                      "weight_gradient: dweight is {} {} but must be {} of {}",

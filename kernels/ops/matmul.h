@@ -32,16 +32,16 @@ struct PackWeightArgs {
 };
 
 struct LinearArgs {
-  Tensor& y;                // [T, out] f32|bf16|f64
-  const Tensor& x;          // [T, in] f32|bf16|f64
+  Tensor& y;        // [T, out] f32|bf16|f64
+  const Tensor& x;  // [T, in] f32|bf16|f64
   const PackedWeight& weight;
-  const Tensor& bias;       // [out] f32 (f64), or undefined
-  const Tensor& residual;   // [T, out], added to the product before rounding, or undefined
-  bool accumulate;          // y += instead of y =
+  const Tensor& bias;      // [out] f32 (f64), or undefined
+  const Tensor& residual;  // [T, out], added to the product before rounding, or undefined
+  bool accumulate;         // y += instead of y =
 };
 
 struct WeightGradientArgs {
-  Tensor& dweight;  // [M, K] f32 (f64)
+  Tensor& dweight;   // [M, K] f32 (f64)
   const Tensor& dy;  // [T, M]
   const Tensor& x;   // [T, K]
   Dtype compute;

@@ -42,9 +42,8 @@ template <GemmWord kWord>
 F32 load_words(const float* p) {
 #if defined(__AVX512BF16__)
   if constexpr (kWord == GemmWord::bf16_pair) {
-    return reinterpret_cast<F32>(
-        _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(load(p + kLanes)),
-                            reinterpret_cast<__m512>(load(p))));
+    return reinterpret_cast<F32>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(load(p + kLanes)),
+                                                     reinterpret_cast<__m512>(load(p))));
   }
 #endif
   if constexpr (kWord == GemmWord::rounded_f32) return round_to_bf16(load(p));
@@ -62,9 +61,9 @@ template <GemmWord kWord, typename T>
 F32 load_across(const T* p, const T* next) {
 #if defined(__AVX512BF16__)
   if constexpr (kWord == GemmWord::bf16_pair) {
-    const __m512i interleave = _mm512_set_epi16(
-        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-        19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i interleave =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     __m512i both;
     if constexpr (sizeof(T) == 4) {
       both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(load(next)),
@@ -420,8 +419,8 @@ void multiply(const GemmBlock& block) {
     for (int64_t row = 0, row_panel = 0; row < block.rows; row += kTileRows, ++row_panel) {
       const int64_t rows = block.rows - row < kTileRows ? block.rows - row : kTileRows;
       prefetch_tile(rows, row, column, block.output);
-      tile_function(rows, vectors, block.word)(tile, a + row_panel * block.a_panel_stride,
-                                               b_panel, block.steps);
+      tile_function(rows, vectors, block.word)(tile, a + row_panel * block.a_panel_stride, b_panel,
+                                               block.steps);
       finish_tile(tile, rows, columns, row, column, block.output);
     }
   }
@@ -429,7 +428,7 @@ void multiply(const GemmBlock& block) {
 
 }  // namespace
 
-extern const GemmKernels gemm_kernels = {kTileRows,   kTileColumns, kBlockRows, kBlockSteps,
-                                         kBf16Word,   pack,         multiply};
+extern const GemmKernels gemm_kernels = {kTileRows, kTileColumns, kBlockRows, kBlockSteps,
+                                         kBf16Word, pack,         multiply};
 
 }  // namespace sidewinder::SIDEWINDER_ISA

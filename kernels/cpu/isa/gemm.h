@@ -1,10 +1,10 @@
 #pragma once
 // The inner loops of matrix products, C [rows, columns] = A [rows, k] · B [k, columns].
 //
-// Both operands are read from panels of 32-bit words. A panel holds `width` rows of A (columns of B)
-// and is ordered by steps of the contraction: word (step, i) lies at step · width + i. A word is one
-// f32 element, or two bf16 elements that are neighbours along the contraction, so that f32 and bf16
-// products share their loops and differ in one instruction. A has panels of `tile_rows`, B of
+// Both operands are read from panels of 32-bit words. A panel holds `width` rows of A (columns of
+// B) and is ordered by steps of the contraction: word (step, i) lies at step · width + i. A word is
+// one f32 element, or two bf16 elements that are neighbours along the contraction, so that f32 and
+// bf16 products share their loops and differ in one instruction. A has panels of `tile_rows`, B of
 // `tile_columns`; a last panel of B that needs only half of them is half as wide.
 //
 // Every element of C is one chain of multiply-adds over the steps, whatever tile it falls in: the
@@ -34,7 +34,7 @@ struct GemmPack {
   int width;
   bool halves_last;  // B: the last panel is half as wide where that is enough
   const void* source;
-  int64_t row_stride;  // in elements
+  int64_t row_stride;   // in elements
   int64_t extent;       // rows of A or columns of B
   int64_t contraction;  // elements to contract over
   bool contracts_rows;  // the contraction runs over the rows of the source, not along them
@@ -47,11 +47,11 @@ struct GemmOutput {
   int64_t stride;
   GemmElement element;
   // Added to the product, each may be null.
-  const float* bias;      // one row
+  const float* bias;  // one row
   const void* residual;
   int64_t residual_stride;
   GemmElement residual_element;
-  const void* previous;   // of type `previous_element`: earlier sums, or y itself
+  const void* previous;  // of type `previous_element`: earlier sums, or y itself
   int64_t previous_stride;
   GemmElement previous_element;
 };
@@ -72,9 +72,9 @@ struct GemmBlock {
 struct GemmKernels {
   int tile_rows;
   int tile_columns;
-  int block_rows;         // of A that a core keeps in its second-level cache, times
-  int64_t block_steps;    // this many steps
-  GemmWord bf16_word;     // what operands of bf16 products are packed to
+  int block_rows;       // of A that a core keeps in its second-level cache, times
+  int64_t block_steps;  // this many steps
+  GemmWord bf16_word;   // what operands of bf16 products are packed to
   void (*pack)(const GemmPack&);
   void (*multiply)(const GemmBlock&);
 };

@@ -1,0 +1,318 @@
+#include "kernels/ops/matmul.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "kernels/base/thread_pool.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/reference/matmul.h"
+#include "tests/support/random.h"
+
+namespace sidewinder {
+namespace {
+
+using testing::random_normal;
+using testing::relative_error;
+using testing::same_bits;
+
+constexpr Isa kLevels[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
+
+// Runs `check` once per instruction-set level of this CPU.
+template <typename Check>
+void at_every_level(const Check& check) {
+  const Isa before = active_isa();
+  for (const Isa isa : kLevels) {
+    if (isa > best_isa()) continue;
+    force_isa(isa);
+    SCOPED_TRACE(std::string(name_of(isa)));
+    check();
+  }
+  force_isa(before);
+}
+
+template <typename Compute>
+void with_threads(int num_threads, const Compute& compute) {
+  const int before = ThreadPool::global().num_threads();
+  ThreadPool::global().resize(num_threads);
+  compute();
+  ThreadPool::global().resize(before);
+}
+
+// A view with a wider row stride, as columns of a larger matrix are.
+Tensor strided(const Tensor& dense) {
+  Tensor wide = Tensor::zeros({dense.size(0), dense.size(1) + 5}, dense.dtype());
+  Tensor view = wide.columns(3, 3 + dense.size(1));
+  view.copy_from(dense);
+  return view;
+}
+
+// The plainest computation of `compute`: operands rounded to it, one f32 sum in order.
+Tensor plain_product(const Tensor& x, const Tensor& w, Dtype compute, Dtype result) {
+  const Tensor a = x.to(compute).to(Dtype::f32);
+  const Tensor b = w.to(compute).to(Dtype::f32);
+  Tensor y = Tensor::empty({a.size(0), b.size(0)}, Dtype::f32);
+  for (int64_t t = 0; t < a.size(0); ++t) {
+    for (int64_t m = 0; m < b.size(0); ++m) {
+      float sum = 0;
+      for (int64_t k = 0; k < a.size(1); ++k) {
+        sum += a.data<float>()[t * a.size(1) + k] * b.data<float>()[m * b.size(1) + k];
+      }
+      y.data<float>()[t * b.size(0) + m] = sum;
+    }
+  }
+  return y.to(result);
+}
+
+Tensor exact_product(const Tensor& x, const Tensor& w) {
+  Tensor y = Tensor::empty({x.size(0), w.size(0)}, Dtype::f64);
+  const Tensor none;
+  reference::linear(y, x.to(Dtype::f64), w.to(Dtype::f64), none, none, false);
+  return y;
+}
+
+struct Case {
+  int64_t tokens, in, out;
+};
+// Around the tiles (rows 4, 6, 14 and 84; columns 8, 16, 32) and around a contraction block.
+const Case kCases[] = {{1, 1, 1},      {1, 7, 33},     {3, 2, 8},    {4, 17, 7},     {5, 16, 9},
+                       {6, 31, 15},    {13, 32, 16},   {14, 33, 17}, {15, 48, 31},   {28, 64, 32},
+                       {83, 40, 48},   {84, 129, 49},  {85, 96, 80}, {97, 101, 103}, {170, 67, 130},
+                       {29, 2049, 37}, {20, 1030, 65}, {9, 4099, 21}};
+const Dtype kComputes[] = {Dtype::f32, Dtype::bf16};
+const Dtype kStored[] = {Dtype::f32, Dtype::bf16};
+
+std::string name_of_case(const Case& c, Dtype compute, Dtype operand, Dtype result) {
+  return fmt::format("T {} in {} out {} compute {} x {} y {}", c.tokens, c.in, c.out,
+                     name_of(compute), name_of(operand), name_of(result));
+}
+
+// Rounding of stored operands is not the kernel's error, so x and w are exact in their types.
+TEST(Matmul, ForwardIsAsExactAsPlainLoops) {
+  at_every_level([] {
+    for (const Case& c : kCases) {
+      for (const Dtype compute : kComputes) {
+        for (const Dtype operand : kStored) {
+          for (const Dtype result : kStored) {
+            SCOPED_TRACE(name_of_case(c, compute, operand, result));
+            const Tensor x = strided(random_normal({c.tokens, c.in}, operand, 1));
+            const Tensor w = random_normal({c.out, c.in}, Dtype::f32, 2);
+            const PackedWeight packed = ops::pack_weight(w, WeightUse::forward, compute);
+            const Tensor y = ops::linear(x, packed, result);
+            EXPECT_EQ(y.dtype(), result);
+            const Tensor exact = exact_product(x, w);
+            const double plain = relative_error(plain_product(x, w, compute, result), exact);
+            EXPECT_LE(relative_error(y, exact), 2 * plain + 1e-7);
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST(Matmul, BackwardMultipliesByTheWeightItself) {
+  at_every_level([] {
+    for (const Case& c : kCases) {
+      for (const Dtype compute : kComputes) {
+        for (const Dtype stored : kStored) {
+          SCOPED_TRACE(name_of_case(c, compute, stored, Dtype::f32));
+          const Tensor dy = strided(random_normal({c.tokens, c.in}, Dtype::bf16, 3));
+          const Tensor w = strided(random_normal({c.in, c.out}, stored, 4));
+          const PackedWeight packed = ops::pack_weight(w, WeightUse::backward, compute);
+          ASSERT_EQ(packed.in, c.in);
+          ASSERT_EQ(packed.out, c.out);
+          const Tensor dx = ops::linear(dy, packed, Dtype::f32);
+          const Tensor transposed = reference::transpose(w.to(Dtype::f64));
+          const Tensor exact = exact_product(dy, transposed);
+          const double plain =
+              relative_error(plain_product(dy, transposed, compute, Dtype::f32), exact);
+          EXPECT_LE(relative_error(dx, exact), 2 * plain + 1e-7);
+        }
+      }
+    }
+  });
+}
+
+TEST(Matmul, BiasResidualAndAccumulationAreAddedBeforeRounding) {
+  at_every_level([] {
+    for (const Case& c : kCases) {
+      for (const Dtype result : kStored) {
+        SCOPED_TRACE(name_of_case(c, Dtype::f32, Dtype::f32, result));
+        const Tensor x = random_normal({c.tokens, c.in}, Dtype::f32, 5);
+        const Tensor w = random_normal({c.out, c.in}, Dtype::f32, 6);
+        const Tensor bias = random_normal({c.out}, Dtype::f32, 7);
+        const Tensor residual = strided(random_normal({c.tokens, c.out}, result, 8));
+        const PackedWeight packed = ops::pack_weight(w, WeightUse::forward, Dtype::f32);
+        Tensor exact = Tensor::empty({c.tokens, c.out}, Dtype::f64);
+        reference::linear(exact, x.to(Dtype::f64), w.to(Dtype::f64), bias.to(Dtype::f64),
+                          residual.to(Dtype::f64), false);
+        const double rounding = result == Dtype::f32 ? 0 : relative_error(exact.to(result), exact);
+        const double limit = 1e-6 * std::sqrt(static_cast<double>(c.in)) + 1.05 * rounding;
+        Tensor y = ops::linear(x, packed, result, {bias, residual});
+        EXPECT_LE(relative_error(y, exact), limit);
+
+        const Tensor before = y.to(Dtype::f64);
+        ops::linear_accumulate(y, x, packed);
+        Tensor added = before.clone();
+        const Tensor none;
+        reference::linear(added, x.to(Dtype::f64), w.to(Dtype::f64), none, none, true);
+        const double added_rounding =
+            result == Dtype::f32 ? 0 : relative_error(added.to(result), added);
+        EXPECT_LE(relative_error(y, added),
+                  1e-6 * std::sqrt(static_cast<double>(c.in)) + 1.05 * added_rounding);
+      }
+    }
+  });
+}
+
+TEST(Matmul, WeightGradientIsAsExactAsPlainLoops) {
+  at_every_level([] {
+    for (const Case& c : kCases) {
+      for (const Dtype compute : kComputes) {
+        for (const Dtype stored : kStored) {
+          // `in` is the contraction here: tokens.
+          SCOPED_TRACE(name_of_case(c, compute, stored, Dtype::f32));
+          const Tensor dy = strided(random_normal({c.in, c.tokens}, stored, 9));
+          const Tensor x = strided(random_normal({c.in, c.out}, Dtype::bf16, 10));
+          Tensor dweight = random_normal({c.tokens, c.out}, Dtype::f32, 11);
+          const Tensor before = dweight.to(Dtype::f64);
+          const Tensor dy_rows = reference::transpose(dy.to(Dtype::f64));
+          const Tensor x_rows = reference::transpose(x.to(Dtype::f64));
+          const Tensor exact = exact_product(dy_rows, x_rows);
+          const double plain =
+              relative_error(plain_product(dy_rows, x_rows, compute, Dtype::f32), exact);
+
+          ops::weight_gradient(dweight, dy, x, compute, true);
+          Tensor sum = before.clone();
+          reference::weight_gradient(sum, dy.to(Dtype::f64), x.to(Dtype::f64), true);
+          EXPECT_LE(relative_error(dweight, sum), 2 * plain + 2e-7);
+          ops::weight_gradient(dweight, dy, x, compute, false);
+          EXPECT_LE(relative_error(dweight, exact), 2 * plain + 1e-7);
+        }
+      }
+    }
+  });
+}
+
+TEST(Matmul, BitsAreTheSameForAnyNumberOfThreads) {
+  const Tensor x = random_normal({300, 700}, Dtype::bf16, 12);
+  const Tensor w = random_normal({530, 700}, Dtype::f32, 13);
+  const Tensor dy = random_normal({300, 530}, Dtype::bf16, 14);
+  at_every_level([&] {
+    for (const Dtype compute : kComputes) {
+      Tensor y[3], dx[3], dweight[3];
+      for (int threads = 1; threads <= 3; ++threads) {
+        with_threads(threads, [&] {
+          const int i = threads - 1;
+          y[i] = ops::linear(x, ops::pack_weight(w, WeightUse::forward, compute), Dtype::bf16);
+          dx[i] = ops::linear(dy, ops::pack_weight(w, WeightUse::backward, compute), Dtype::f32);
+          dweight[i] = Tensor::zeros({530, 700}, Dtype::f32);
+          ops::weight_gradient(dweight[i], dy, x, compute);
+        });
+      }
+      for (int i = 1; i < 3; ++i) {
+        EXPECT_TRUE(same_bits(y[0], y[i]));
+        EXPECT_TRUE(same_bits(dx[0], dx[i]));
+        EXPECT_TRUE(same_bits(dweight[0], dweight[i]));
+      }
+    }
+  });
+}
+
+TEST(Matmul, BitsOfARowDoNotDependOnTheOtherRows) {
+  constexpr int64_t kRows = 211;
+  for (const int64_t in : {48, 2500}) {
+    const Tensor x = random_normal({kRows, in}, Dtype::bf16, 15);
+    const Tensor w = random_normal({75, in}, Dtype::f32, 16);
+    at_every_level([&] {
+      for (const Dtype compute : kComputes) {
+        for (const Dtype result : kStored) {
+          const PackedWeight packed = ops::pack_weight(w, WeightUse::forward, compute);
+          const Tensor all = ops::linear(x, packed, result);
+          for (const int64_t begin : {0, 1, 13, 84, 100, 210}) {
+            for (const int64_t count : {1, 2, 14, 90}) {
+              const int64_t end = std::min(kRows, begin + count);
+              const Tensor some = ops::linear(x.slice_rows(begin, end), packed, result);
+              EXPECT_TRUE(same_bits(some, all.slice_rows(begin, end)))
+                  << "rows " << begin << " to " << end << " of in " << in;
+            }
+          }
+        }
+      }
+    });
+  }
+}
+
+TEST(Matmul, F64IsTheReference) {
+  const Tensor x = random_normal({5, 7}, Dtype::f64, 17);
+  const Tensor w = random_normal({3, 7}, Dtype::f64, 18);
+  const Tensor y = ops::linear(x, ops::pack_weight(w, WeightUse::forward, Dtype::f64), Dtype::f64);
+  const Tensor dx =
+      ops::linear(y, ops::pack_weight(w, WeightUse::backward, Dtype::f64), Dtype::f64);
+  Tensor dweight = Tensor::zeros({3, 7}, Dtype::f64);
+  ops::weight_gradient(dweight, y, x, Dtype::f64);
+  for (int64_t t = 0; t < 5; ++t) {
+    for (int64_t m = 0; m < 3; ++m) {
+      double sum = 0;
+      for (int64_t k = 0; k < 7; ++k) sum += x.at(t * 7 + k) * w.at(m * 7 + k);
+      EXPECT_NEAR(y.at(t * 3 + m), sum, 1e-14);
+    }
+    for (int64_t k = 0; k < 7; ++k) {
+      double sum = 0;
+      for (int64_t m = 0; m < 3; ++m) sum += y.at(t * 3 + m) * w.at(m * 7 + k);
+      EXPECT_NEAR(dx.at(t * 7 + k), sum, 1e-13);
+    }
+  }
+  double sum = 0;
+  for (int64_t t = 0; t < 5; ++t) sum += y.at(t * 3 + 2) * x.at(t * 7 + 6);
+  EXPECT_NEAR(dweight.at(2 * 7 + 6), sum, 1e-13);
+}
+
+TEST(Matmul, NoTokensGiveNothing) {
+  const Tensor w = random_normal({3, 7}, Dtype::f32, 19);
+  const PackedWeight packed = ops::pack_weight(w, WeightUse::forward, Dtype::f32);
+  const Tensor x = Tensor::empty({0, 7}, Dtype::f32);
+  EXPECT_EQ(ops::linear(x, packed, Dtype::f32).count(), 0);
+  Tensor dweight = random_normal({3, 7}, Dtype::f32, 20);
+  ops::weight_gradient(dweight, Tensor::empty({0, 3}, Dtype::f32), x, Dtype::f32, false);
+  for (const double value : dweight.values()) EXPECT_EQ(value, 0);
+}
+
+std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::user);
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Matmul, WrongShapesAndTypesAreNamed) {
+  const Tensor w = random_normal({3, 7}, Dtype::f32, 21);
+  const PackedWeight packed = ops::pack_weight(w, WeightUse::forward, Dtype::f32);
+  EXPECT_EQ(message_of([&] {
+              ops::linear(Tensor::zeros({2, 6}, Dtype::f32), packed, Dtype::f32);
+            }),
+            "linear: x is [2, 6] but the weight takes 7 columns; x must be [T, 7]");
+  EXPECT_EQ(message_of([&] {
+              ops::linear(Tensor::zeros({2, 7}, Dtype::f64), packed, Dtype::f32);
+            }),
+            "linear: x is f64 but the product is formed in f32; f64 goes with f64 only, f32 and "
+            "bf16 with each other");
+  EXPECT_EQ(message_of([&] {
+              Tensor dweight = Tensor::zeros({3, 6}, Dtype::f32);
+              ops::weight_gradient(dweight, Tensor::zeros({2, 3}, Dtype::f32),
+                                   Tensor::zeros({2, 7}, Dtype::f32), Dtype::bf16);
+            }),
+            "weight_gradient: dweight is f32 [3, 6] but must be f32 of [3, 7]");
+  EXPECT_EQ(message_of([&] { ops::linear(w, PackedWeight{}, Dtype::f32); }),
+            "linear: the weight has not been packed; call pack_weight");
+}
+
+}  // namespace
+}  // namespace sidewinder
