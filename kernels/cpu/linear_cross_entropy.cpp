@@ -25,9 +25,9 @@ int64_t divide_up(int64_t value, int64_t unit) { return (value + unit - 1) / uni
 
 // Chunks of equal length, so that the last one is no stub.
 int64_t tokens_per_chunk(int64_t tokens, int64_t vocabulary) {
-  const int64_t most = std::clamp(kChunkLogits / std::max<int64_t>(1, vocabulary) / kChunkUnit *
-                                      kChunkUnit,
-                                  kChunkUnit, kLongestChunk);
+  const int64_t most =
+      std::clamp(kChunkLogits / std::max<int64_t>(1, vocabulary) / kChunkUnit * kChunkUnit,
+                 kChunkUnit, kLongestChunk);
   const int64_t chunks = std::max<int64_t>(1, divide_up(tokens, most));
   return divide_up(divide_up(tokens, chunks), kChunkUnit) * kChunkUnit;
 }
@@ -49,7 +49,8 @@ TokenLoss finish_row(const CrossEntropyKernels& kernels, float* logits, int64_t 
   const int64_t valid = options.valid_vocabulary > 0 ? options.valid_vocabulary : vocabulary;
   const auto soft_cap = static_cast<float>(options.soft_cap);
   const SoftmaxStatistics statistics = kernels.statistics(logits, valid, soft_cap);
-  const double lse = static_cast<double>(statistics.top) + std::log(static_cast<double>(statistics.sum));
+  const double lse =
+      static_cast<double>(statistics.top) + std::log(static_cast<double>(statistics.sum));
   const auto logit = static_cast<double>(logits[target]);
   TokenLoss loss;
   loss.own = lse - logit;
@@ -60,8 +61,8 @@ TokenLoss finish_row(const CrossEntropyKernels& kernels, float* logits, int64_t 
   kernels.gradient(logits, valid, statistics.top,
                    static_cast<float>(factor / static_cast<double>(statistics.sum)), soft_cap);
   const double share = options.soft_cap > 0 ? logit / options.soft_cap : 0.0;
-  logits[target] = static_cast<float>((factor * std::exp(-loss.own) - args.scale) *
-                                      (1 - share * share));
+  logits[target] =
+      static_cast<float>((factor * std::exp(-loss.own) - args.scale) * (1 - share * share));
   std::memset(logits + valid, 0, static_cast<size_t>(vocabulary - valid) * sizeof(float));
   return loss;
 }

@@ -15,15 +15,15 @@ void check_operands(const Tensor& x, const PackedWeight& weight, const Tensor& t
                      "linear_cross_entropy: x is {} but the weight takes {} columns; x must be "
                      "[T, {}]",
                      x.shape().text(), weight.in, weight.in);
-  SIDEWINDER_REQUIRE(x.dtype() != Dtype::i32 &&
-                         (x.dtype() == Dtype::f64) == (weight.compute == Dtype::f64),
-                     "linear_cross_entropy: x is {} but products are formed in {}; f64 goes with "
-                     "f64 only, f32 and bf16 with each other",
-                     name_of(x.dtype()), name_of(weight.compute));
-  SIDEWINDER_REQUIRE(targets.dtype() == Dtype::i32 && targets.count() == x.size(0) &&
-                         targets.contiguous(),
-                     "linear_cross_entropy: targets are {} {} but must be i32, one per row of x {}",
-                     name_of(targets.dtype()), targets.shape().text(), x.shape().text());
+  SIDEWINDER_REQUIRE(
+      x.dtype() != Dtype::i32 && (x.dtype() == Dtype::f64) == (weight.compute == Dtype::f64),
+      "linear_cross_entropy: x is {} but products are formed in {}; f64 goes with "
+      "f64 only, f32 and bf16 with each other",
+      name_of(x.dtype()), name_of(weight.compute));
+  SIDEWINDER_REQUIRE(
+      targets.dtype() == Dtype::i32 && targets.count() == x.size(0) && targets.contiguous(),
+      "linear_cross_entropy: targets are {} {} but must be i32, one per row of x {}",
+      name_of(targets.dtype()), targets.shape().text(), x.shape().text());
 }
 
 void check_options(const CrossEntropyOptions& options, int64_t vocabulary) {
@@ -49,13 +49,14 @@ void check_targets(const Tensor& targets, int64_t valid) {
 
 void check_gradient(const PackedWeight& weight_forward, const PackedWeight& weight_backward,
                     const Tensor& dweight) {
-  SIDEWINDER_REQUIRE(weight_backward.defined() && weight_backward.in == weight_forward.out &&
-                         weight_backward.out == weight_forward.in &&
-                         weight_backward.compute == weight_forward.compute,
-                     "linear_cross_entropy: the weight for backward is {} x {} ({}) but must be the "
-                     "same matrix as the one for forward, {} x {} ({})",
-                     weight_backward.in, weight_backward.out, name_of(weight_backward.compute),
-                     weight_forward.out, weight_forward.in, name_of(weight_forward.compute));
+  SIDEWINDER_REQUIRE(
+      weight_backward.defined() && weight_backward.in == weight_forward.out &&
+          weight_backward.out == weight_forward.in &&
+          weight_backward.compute == weight_forward.compute,
+      "linear_cross_entropy: the weight for backward is {} x {} ({}) but must be the "
+      "same matrix as the one for forward, {} x {} ({})",
+      weight_backward.in, weight_backward.out, name_of(weight_backward.compute), weight_forward.out,
+      weight_forward.in, name_of(weight_forward.compute));
   const Shape shape{weight_forward.out, weight_forward.in};
   SIDEWINDER_REQUIRE(
       dweight.shape() == shape && dweight.dtype() == accumulator_of(weight_forward.compute),

@@ -1,10 +1,10 @@
 #pragma once
-// The output layer and its loss in one operation, over chunks of tokens, so that tokens × vocabulary
-// never exists:
+// The output layer and its loss in one operation, over chunks of tokens, so that tokens ×
+// vocabulary never exists:
 //   logits = x · Wᵀ;  with a soft cap: logits = cap · tanh(logits / cap)
 //   loss = scale · Σ_t ( lse_t − logit_{t, target} + z_loss · lse_t² )    over targets ≥ 0
-// Gradients are formed in the forward pass (Liger, 2024): g = scale · (softmax · (1 + 2·z_loss·lse) −
-// onehot) · (1 − (logit/cap)²),  dx = g · W,  dW += gᵀ · x.
+// Gradients are formed in the forward pass (Liger, 2024): g = scale · (softmax · (1 + 2·z_loss·lse)
+// − onehot) · (1 − (logit/cap)²),  dx = g · W,  dW += gᵀ · x.
 
 #include "kernels/ops/kernel.h"
 #include "kernels/ops/matmul.h"
@@ -13,8 +13,9 @@ namespace sidewinder {
 
 struct CrossEntropyOptions {
   double z_loss = 0.0;
-  double soft_cap = 0.0;        // 0: none
-  int64_t valid_vocabulary = 0;  // ids from here on are padding and get no probability; 0: all valid
+  double soft_cap = 0.0;  // 0: none
+  int64_t valid_vocabulary =
+      0;  // ids from here on are padding and get no probability; 0: all valid
 };
 
 struct LinearCrossEntropyArgs {

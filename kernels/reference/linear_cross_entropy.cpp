@@ -34,13 +34,12 @@ void linear_cross_entropy(const LinearCrossEntropyArgs& args) {
   const int32_t* targets = args.targets.data<int32_t>();
   const bool wants_gradient = args.dx.defined();
   Tensor loss_of_token = Tensor::empty({tokens}, Dtype::f64);
-  Tensor gradient =
-      wants_gradient ? Tensor::zeros({tokens, w.rows()}, Dtype::f64) : Tensor();
+  Tensor gradient = wants_gradient ? Tensor::zeros({tokens, w.rows()}, Dtype::f64) : Tensor();
   parallel_for(tokens, [&](int64_t t) {
     const double* row = x.data<double>() + t * x.width();
     loss_of_token.data<double>()[t] =
-        linear_cross_entropy(row, w.data<double>(), targets + t, one_token, args.scale, args.options,
-                             args.token_loss.data<double>() + t);
+        linear_cross_entropy(row, w.data<double>(), targets + t, one_token, args.scale,
+                             args.options, args.token_loss.data<double>() + t);
     if (wants_gradient && targets[t] >= 0) {
       logits_gradient(logits_of(row, w.data<double>(), one_token, args.options), targets[t],
                       args.scale, args.options, gradient.data<double>() + t * w.rows());

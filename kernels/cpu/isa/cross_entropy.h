@@ -13,7 +13,8 @@ struct SoftmaxStatistics {
 struct CrossEntropyKernels {
   // Applies the soft cap in place where it is not 0.
   SoftmaxStatistics (*statistics)(float* logits, int64_t count, float soft_cap);
-  // logits = factor · exp(logit − top) · (1 − (logit/soft_cap)²), the last part where there is a cap.
+  // logits = factor · exp(logit − top) · (1 − (logit/soft_cap)²), the last part where there is a
+  // cap.
   void (*gradient)(float* logits, int64_t count, float top, float factor, float soft_cap);
 };
 

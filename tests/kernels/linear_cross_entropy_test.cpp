@@ -1,0 +1,255 @@
+#include "kernels/ops/linear_cross_entropy.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <complex>
+#include <string>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "kernels/base/thread_pool.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/reference/linear_cross_entropy.h"
+#include "tests/support/golden.h"
+#include "tests/support/random.h"
+
+namespace sidewinder {
+namespace {
+
+using testing::random_normal;
+using testing::relative_error;
+using testing::same_bits;
+
+constexpr Isa kLevels[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
+
+struct Result {
+  double loss;
+  Tensor token_loss, dx, dweight;
+};
+
+Result run(const Tensor& x, const Tensor& w, const Tensor& targets, double scale,
+           const CrossEntropyOptions& options, Dtype compute, bool with_gradient = true) {
+  const PackedWeight forward = ops::pack_weight(w, WeightUse::forward, compute);
+  const PackedWeight backward = ops::pack_weight(w, WeightUse::backward, compute);
+  Result result;
+  if (with_gradient) result.dweight = Tensor::zeros(w.shape(), accumulator_of(compute));
+  const ops::LinearCrossEntropyOut out =
+      ops::linear_cross_entropy(x, forward, backward, targets, scale, options, result.dweight);
+  result.loss = out.loss.at(0);
+  result.token_loss = out.token_loss;
+  result.dx = out.dx;
+  return result;
+}
+
+Result run_f64(const Tensor& x, const Tensor& w, const Tensor& targets, double scale,
+               const CrossEntropyOptions& options) {
+  return run(x.to(Dtype::f64), w.to(Dtype::f64), targets, scale, options, Dtype::f64);
+}
+
+// Every third token ignored, the others spread over the valid ids, the last one included.
+Tensor some_targets(int64_t tokens, int64_t valid) {
+  std::vector<int32_t> targets;
+  for (int64_t t = 0; t < tokens; ++t) {
+    targets.push_back(t % 3 == 1 ? -1 : static_cast<int32_t>((t * 7919 + valid - 1) % valid));
+  }
+  return Tensor::from({tokens}, targets);
+}
+
+TEST(LinearCrossEntropy, ReproducesTheGoldenValues) {
+  const Tensor x = golden::tensor(0, {4, 3});
+  const Tensor w = golden::tensor(1, {7, 3});
+  const Tensor targets = Tensor::from<int32_t>({4}, {0, -1, 3, 2});
+  const Result plain = run(x, w, targets, 1.0 / 3, {.z_loss = 0.01}, Dtype::f64);
+  EXPECT_NEAR(plain.loss, 1.60621185563561, 1e-13);
+  EXPECT_NEAR(golden::checksum(plain.dx), 0.661857237407, 1e-11);
+  EXPECT_NEAR(golden::checksum(plain.dweight), -0.500592478349, 1e-11);
+  const Result capped = run(x, w, targets, 1.0 / 3, {.z_loss = 0.01, .soft_cap = 1.5}, Dtype::f64);
+  EXPECT_NEAR(capped.loss, 1.70271943566694, 1e-13);
+  EXPECT_NEAR(golden::checksum(capped.dx), 0.591074006681, 1e-11);
+  EXPECT_NEAR(golden::checksum(capped.dweight), -0.268386218521, 1e-11);
+}
+
+TEST(LinearCrossEntropy, GradientsMatchComplexStep) {
+  const CrossEntropyOptions choices[] = {{},
+                                         {.z_loss = 0.02},
+                                         {.soft_cap = 1.2},
+                                         {.z_loss = 0.02, .soft_cap = 1.2, .valid_vocabulary = 6}};
+  const reference::CrossEntropyShape shape{5, 4, 9};
+  const Tensor x = random_normal({5, 4}, Dtype::f64, 1);
+  const Tensor w = random_normal({9, 4}, Dtype::f64, 2);
+  const Tensor targets = some_targets(5, 6);
+  using Complex = std::complex<double>;
+  constexpr double kStep = 1e-30;
+  for (const CrossEntropyOptions& options : choices) {
+    const Result result = run(x, w, targets, 0.7, options, Dtype::f64);
+    const auto derivative = [&](bool of_x, int64_t i) {
+      std::vector<Complex> xs;
+      std::vector<Complex> ws;
+      for (const double value : x.values()) xs.emplace_back(value);
+      for (const double value : w.values()) ws.emplace_back(value);
+      (of_x ? xs : ws)[static_cast<size_t>(i)] += Complex(0, kStep);
+      return reference::linear_cross_entropy(xs.data(), ws.data(), targets.data<int32_t>(), shape,
+                                             0.7, options)
+                 .imag() /
+             kStep;
+    };
+    for (int64_t i = 0; i < x.count(); ++i)
+      EXPECT_NEAR(result.dx.at(i), derivative(true, i), 1e-13);
+    for (int64_t i = 0; i < w.count(); ++i) {
+      EXPECT_NEAR(result.dweight.at(i), derivative(false, i), 1e-13);
+    }
+  }
+}
+
+struct Case {
+  int64_t tokens, width, vocabulary;
+  CrossEntropyOptions options;
+};
+const Case kCases[] = {{1, 1, 1, {}},
+                       {1, 8, 15, {}},
+                       {3, 17, 16, {.z_loss = 1e-3}},
+                       {14, 32, 65, {.soft_cap = 5.0}},
+                       {85, 24, 131, {.z_loss = 1e-2, .soft_cap = 3.0, .valid_vocabulary = 130}},
+                       {97, 33, 96, {.valid_vocabulary = 64}},
+                       {200, 16, 300, {.z_loss = 1e-4, .soft_cap = 30.0}}};
+
+TEST(LinearCrossEntropy, F32AndBf16MatchF64) {
+  const Isa before = active_isa();
+  for (const Isa isa : kLevels) {
+    if (isa > best_isa()) continue;
+    force_isa(isa);
+    for (const Case& c : kCases) {
+      SCOPED_TRACE(fmt::format("{} T {} D {} V {}", name_of(isa), c.tokens, c.width, c.vocabulary));
+      const int64_t valid =
+          c.options.valid_vocabulary > 0 ? c.options.valid_vocabulary : c.vocabulary;
+      const Tensor targets = some_targets(c.tokens, valid);
+      const Tensor x = random_normal({c.tokens, c.width}, Dtype::bf16, 3);
+      const Tensor w = random_normal({c.vocabulary, c.width}, Dtype::bf16, 4, 0.3);
+      const double scale = 1.0 / static_cast<double>(c.tokens);
+      const Result exact = run_f64(x, w, targets, scale, c.options);
+
+      const Result f32 =
+          run(x.to(Dtype::f32), w.to(Dtype::f32), targets, scale, c.options, Dtype::f32);
+      EXPECT_NEAR(f32.loss, exact.loss, 1e-6 * std::abs(exact.loss) + 1e-7);
+      EXPECT_LE(relative_error(f32.token_loss, exact.token_loss), 1e-6);
+      EXPECT_LE(relative_error(f32.dx, exact.dx), 1e-5);
+      EXPECT_LE(relative_error(f32.dweight, exact.dweight), 1e-5);
+
+      // Operands are exact in bf16, so the loss is that of f32; gradients are rounded before their
+      // products are formed, and dx once more.
+      const Result bf16 = run(x, w, targets, scale, c.options, Dtype::bf16);
+      EXPECT_NEAR(bf16.loss, exact.loss, 1e-6 * std::abs(exact.loss) + 1e-7);
+      EXPECT_LE(relative_error(bf16.dx, exact.dx), 5e-3);
+      EXPECT_LE(relative_error(bf16.dweight, exact.dweight), 5e-3);
+    }
+  }
+  force_isa(before);
+}
+
+TEST(LinearCrossEntropy, ChunksOfTokensMakeNoDifference) {
+  // A vocabulary this wide is taken in chunks of 84 tokens.
+  constexpr int64_t kVocabulary = 199999;
+  const Tensor x = random_normal({171, 2}, Dtype::f32, 5);
+  const Tensor w = random_normal({kVocabulary, 2}, Dtype::f32, 6);
+  const Tensor targets = some_targets(171, kVocabulary);
+  const Result whole = run(x, w, targets, 1.0, {}, Dtype::f32);
+  double loss = 0;
+  Tensor dweight = Tensor::zeros(w.shape(), Dtype::f32);
+  for (int64_t t = 0; t < 171; t += 57) {
+    const Tensor part_targets = targets.slice_rows(t, t + 57);
+    const Result part = run(x.slice_rows(t, t + 57), w, part_targets, 1.0, {}, Dtype::f32);
+    loss += part.loss;
+    EXPECT_TRUE(same_bits(part.token_loss, whole.token_loss.slice_rows(t, t + 57)));
+    EXPECT_TRUE(same_bits(part.dx, whole.dx.slice_rows(t, t + 57)));
+    for (int64_t i = 0; i < dweight.count(); ++i)
+      dweight.data<float>()[i] += part.dweight.data<float>()[i];
+  }
+  EXPECT_NEAR(loss, whole.loss, 1e-9 * whole.loss);
+  EXPECT_LE(relative_error(dweight, whole.dweight), 1e-6);
+}
+
+TEST(LinearCrossEntropy, AllIgnoredIsZero) {
+  const Tensor targets = Tensor::from<int32_t>({6}, {-1, -1, -1, -1, -1, -1});
+  for (const Dtype compute : {Dtype::f32, Dtype::bf16, Dtype::f64}) {
+    const Dtype stored = compute == Dtype::f64 ? Dtype::f64 : Dtype::f32;
+    const Result result = run(random_normal({6, 8}, stored, 7), random_normal({20, 8}, stored, 8),
+                              targets, 1.0, {.z_loss = 0.1, .soft_cap = 2.0}, compute);
+    EXPECT_EQ(result.loss, 0);
+    for (const double value : result.token_loss.values()) EXPECT_EQ(value, 0);
+    for (const double value : result.dx.values()) EXPECT_EQ(value, 0);
+    for (const double value : result.dweight.values()) EXPECT_EQ(value, 0);
+  }
+}
+
+TEST(LinearCrossEntropy, AddsToTheWeightGradient) {
+  const Tensor x = random_normal({20, 8}, Dtype::f32, 9);
+  const Tensor w = random_normal({40, 8}, Dtype::f32, 10);
+  const Tensor targets = some_targets(20, 40);
+  const Result once = run(x, w, targets, 1.0, {}, Dtype::f32);
+  const PackedWeight forward = ops::pack_weight(w, WeightUse::forward, Dtype::f32);
+  const PackedWeight backward = ops::pack_weight(w, WeightUse::backward, Dtype::f32);
+  Tensor dweight = Tensor::zeros(w.shape(), Dtype::f32);
+  ops::linear_cross_entropy(x, forward, backward, targets, 1.0, {}, dweight);
+  ops::linear_cross_entropy(x, forward, backward, targets, 1.0, {}, dweight);
+  for (int64_t i = 0; i < dweight.count(); ++i) EXPECT_EQ(dweight.at(i), 2 * once.dweight.at(i));
+}
+
+TEST(LinearCrossEntropy, LossAloneHasTheSameBits) {
+  const Tensor x = random_normal({100, 24}, Dtype::bf16, 11);
+  const Tensor w = random_normal({333, 24}, Dtype::f32, 12);
+  const Tensor targets = some_targets(100, 333);
+  const CrossEntropyOptions options{.z_loss = 1e-3, .soft_cap = 10.0};
+  const Result with = run(x, w, targets, 0.01, options, Dtype::bf16);
+  const Result without = run(x, w, targets, 0.01, options, Dtype::bf16, false);
+  EXPECT_EQ(with.loss, without.loss);
+  EXPECT_TRUE(same_bits(with.token_loss, without.token_loss));
+  EXPECT_FALSE(without.dx.defined());
+}
+
+TEST(LinearCrossEntropy, BitsAreTheSameForAnyNumberOfThreads) {
+  const Tensor x = random_normal({190, 40}, Dtype::bf16, 13);
+  const Tensor w = random_normal({500, 40}, Dtype::f32, 14);
+  const Tensor targets = some_targets(190, 500);
+  const int before = ThreadPool::global().num_threads();
+  Result results[3];
+  for (int threads = 1; threads <= 3; ++threads) {
+    ThreadPool::global().resize(threads);
+    results[threads - 1] = run(x, w, targets, 0.01, {.z_loss = 1e-3}, Dtype::bf16);
+  }
+  ThreadPool::global().resize(before);
+  for (int i = 1; i < 3; ++i) {
+    EXPECT_EQ(results[0].loss, results[i].loss);
+    EXPECT_TRUE(same_bits(results[0].token_loss, results[i].token_loss));
+    EXPECT_TRUE(same_bits(results[0].dx, results[i].dx));
+    EXPECT_TRUE(same_bits(results[0].dweight, results[i].dweight));
+  }
+}
+
+TEST(LinearCrossEntropy, LargeLogitsDoNotOverflow) {
+  const Tensor x = Tensor::from<float>({2, 1}, {1000.0F, -1000.0F});
+  const Tensor w = Tensor::from<float>({3, 1}, {1.0F, 0.0F, -1.0F});
+  const Tensor targets = Tensor::from<int32_t>({2}, {0, 0});
+  const Result result = run(x, w, targets, 1.0, {}, Dtype::f32);
+  EXPECT_EQ(result.token_loss.at(0), 0);
+  EXPECT_EQ(result.token_loss.at(1), 2000);
+  EXPECT_EQ(result.dx.at(0), 0);
+  EXPECT_EQ(result.dx.at(1), -2);
+}
+
+TEST(LinearCrossEntropy, WrongTargetsAreNamed) {
+  const Tensor x = Tensor::zeros({2, 4}, Dtype::f32);
+  const Tensor w = Tensor::zeros({8, 4}, Dtype::f32);
+  try {
+    run(x, w, Tensor::from<int32_t>({2}, {0, 7}), 1.0, {.valid_vocabulary = 6}, Dtype::f32);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::user);
+    EXPECT_STREQ(error.what(),
+                 "linear_cross_entropy: the target of token 1 is 7 but the vocabulary ends at 6; "
+                 "was the text tokenized with another vocabulary?");
+  }
+}
+
+}  // namespace
+}  // namespace sidewinder
