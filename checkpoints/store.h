@@ -1,11 +1,11 @@
 #pragma once
-// A folder of checkpoints. step-000001000/ holds rank-0000.h5 and manifest.json; it is written under
-// a temporary name, flushed and renamed, so a folder that has the final name is whole. Nothing is
-// ever changed in place. The manifest lists every file and tensor with size and XXH3-128 digest, and
-// all are verified before anything is parsed.
+// A folder of checkpoints. step-000001000/ holds rank-0000.h5 and manifest.json; it is written
+// under a temporary name, flushed and renamed, so a folder that has the final name is whole.
+// Nothing is ever changed in place. The manifest lists every file and tensor with size and XXH3-128
+// digest, and all are verified before anything is used; loading needs no HDF5 parser.
+// docs/formats.md defines the bytes.
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,7 +16,7 @@
 namespace sidewinder {
 
 struct NamedTensor {
-  std::string name;
+  std::string name;  // letters, digits and . _ - with single slashes between groups
   Tensor tensor;
 };
 
@@ -24,41 +24,22 @@ struct NamedTensor {
 struct CheckpointContent {
   int64_t step = 0;
   std::vector<NamedTensor> tensors;
-  std::string state;  // JSON: run state, resolved recipe, tokenizer digest, instruction set, …
+  std::string state;   // JSON: run state, resolved recipe, tokenizer digest, instruction set, …
+  std::string folder;  // where it was read from; not saved
 };
+
+// The first half of a save that training need not wait for: a copy of the content in host memory.
+// The second half is Store::save, from any one thread at a time.
+CheckpointContent stage(const CheckpointContent& content);
 
 struct FoundCheckpoint {
   std::string folder;
   int64_t step = 0;
 };
 
-class Store {
- public:
-  // Creates the folder if needed and removes leftovers of interrupted saves.
-  explicit Store(const std::string& folder);
-
-  // Saves, then applies retention. Error{environment} on any failure (full disk, …); then nothing
-  // visible has changed.
-  void save(const CheckpointContent& content, const CheckpointOptions& options);
-
-  // Checkpoint folders by step, newest first, whether sound or not.
-  std::vector<FoundCheckpoint> list() const;
-
-  // The newest sound checkpoint. Damaged ones are reported in the log and skipped. None at all:
-  // nullopt. Only damaged ones: Error{environment}.
-  std::optional<CheckpointContent> load_newest() const;
-
- private:
-  std::string folder_;
-};
-
-// Reads one checkpoint folder; every byte is verified. Error{environment} naming file and reason.
-CheckpointContent load_checkpoint(const std::string& folder);
-// As load_checkpoint but for a run folder or checkpoint folder, whichever `path` is.
-CheckpointContent load_checkpoint_or_newest(const std::string& path);
-
-// Exclusive right to write into a run folder; held while the object lives. Error{user} when another
-// process has it, naming its pid and host.
+// Exclusive right to write into a run folder; held while the object lives, or until the process
+// ends. Creates the folder if needed. Error{user} when another process has it, naming its pid and
+// host.
 class FolderLock {
  public:
   explicit FolderLock(const std::string& folder);
@@ -66,8 +47,48 @@ class FolderLock {
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
 
+  const std::string& folder() const { return folder_; }
+
  private:
+  std::string folder_;
   int descriptor_ = -1;
 };
+
+// The writer of a folder of checkpoints. Readers use the functions below it.
+class Store {
+ public:
+  // Creates the folder if needed and removes leftovers of interrupted saves. `lock` is on this
+  // folder or on one above it, and outlives the Store.
+  Store(const std::string& folder, const FolderLock& lock);
+
+  // Saves, then applies retention: the newest options.keep_last up to this step and the multiples
+  // of options.keep_every stay. A checkpoint of the same step is replaced in one step.
+  // Error{environment} on any failure (full disk, …); then nothing visible has changed, except that
+  // after a failure of the very last flush the new checkpoint is there but may not survive a power
+  // cut. Needs host memory for nothing but tensors that are not contiguous.
+  void save(const CheckpointContent& content, const CheckpointOptions& options);
+
+  // Checkpoint folders by step, newest first, whether sound or not.
+  std::vector<FoundCheckpoint> list() const;
+
+  // The newest sound checkpoint. Damaged ones are reported in the log and renamed to .bad-…. None
+  // at all: nullopt. Only damaged ones (now or at an earlier start): Error{environment}, and
+  // nothing is renamed.
+  std::optional<CheckpointContent> load_newest() const;
+
+ private:
+  void apply_retention(int64_t saved, const CheckpointOptions& options);
+
+  std::string folder_;
+};
+
+// Checkpoint folders in a folder by step, newest first, whether sound or not.
+std::vector<FoundCheckpoint> list_checkpoints(const std::string& folder);
+// Reads one checkpoint folder; every byte is verified. Error{environment} naming file and reason.
+CheckpointContent load_checkpoint(const std::string& folder);
+// As load_checkpoint, but `path` may also be a folder of checkpoints or a run folder that has one
+// called `checkpoints`: then the newest sound one. Changes nothing on the disk. Error{user} when
+// there is no checkpoint.
+CheckpointContent load_checkpoint_or_newest(const std::string& path);
 
 }  // namespace sidewinder
