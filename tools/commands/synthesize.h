@@ -1,0 +1,35 @@
+#pragma once
+// Synthetic tasks that show what a model's memory can do.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/base/error.h"
+
+namespace sidewinder {
+
+struct SynthesizeCommand {
+  std::string task;    // copy or recall
+  std::string output;  // JSONL file, one {"text": …, "answers": [[begin, end], …]} a line
+  int64_t documents = 10000;
+  int64_t length = 8;    // copy: letters to copy; recall: key-value pairs
+  int64_t distance = 16;  // filler between what must be remembered and where it is asked for
+  uint64_t seed = 0;
+};
+
+// One document. Answers are byte ranges of `text` that memory alone decides; every other byte is
+// noise or structure.
+struct SyntheticDocument {
+  std::string text;
+  std::vector<std::pair<int64_t, int64_t>> answers;
+};
+
+// copy:   letters, '|', `distance` dots, '|', the same letters        "bdca|....|bdca"
+// recall: key-value pairs (lower-case keys, digit values), '|', dots, '|', the same keys in another
+//         order, each followed by its value                            "k3a5z1|....|a5z1k3"
+SyntheticDocument synthetic_document(const SynthesizeCommand& command, int64_t index);
+
+ExitCode synthesize(const SynthesizeCommand& command);
+
+}  // namespace sidewinder
