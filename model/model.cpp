@@ -87,8 +87,8 @@ LossOut HybridModel::loss(Tape* tape, Dtype dtype, const Layouts& layouts, const
   Pass pass;
   pass.tape = tape;
   pass.dtype = dtype;
-  pass.attention_layout = &layouts.attention;
-  pass.state_layout = &layouts.state;
+  pass.attention_layout = std::make_shared<const SequenceLayout>(layouts.attention);
+  pass.state_layout = std::make_shared<const SequenceLayout>(layouts.state);
   const Var x = hidden(pass, tokens, options.recompute, nullptr);
   CrossEntropyOptions loss_options;
   loss_options.z_loss = options.z_loss;
@@ -116,8 +116,8 @@ Tensor HybridModel::head_logits(const Tensor& x) {
 Tensor HybridModel::logits(Dtype dtype, const Layouts& layouts, const Tensor& tokens) {
   Pass pass;
   pass.dtype = dtype;
-  pass.attention_layout = &layouts.attention;
-  pass.state_layout = &layouts.state;
+  pass.attention_layout = std::make_shared<const SequenceLayout>(layouts.attention);
+  pass.state_layout = std::make_shared<const SequenceLayout>(layouts.state);
   return head_logits(hidden(pass, tokens, false, nullptr).value());
 }
 
@@ -126,11 +126,11 @@ Tensor HybridModel::next_logits(Dtype dtype, const std::vector<int32_t>& tokens,
   SIDEWINDER_ASSERT(!tokens.empty());
   state.blocks.resize(blocks_.size());
   const int64_t count = static_cast<int64_t>(tokens.size());
-  const SequenceLayout layout = SequenceLayout::continuation(1, count, state.position);
   Pass pass;
   pass.dtype = dtype;
-  pass.attention_layout = &layout;
-  pass.state_layout = &layout;
+  pass.attention_layout = std::make_shared<const SequenceLayout>(
+      SequenceLayout::continuation(1, count, state.position));
+  pass.state_layout = pass.attention_layout;
   const Tensor x =
       hidden(pass, Tensor::from<int32_t>({count}, tokens), false, &state).value();
   state.position += count;

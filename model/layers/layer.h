@@ -24,8 +24,9 @@ struct BlockState {
 struct Pass {
   Tape* tape = nullptr;  // null: inference
   Dtype dtype = Dtype::f32;  // of activations; the residual stream is f32 (f64 for f64)
-  const SequenceLayout* attention_layout = nullptr;
-  const SequenceLayout* state_layout = nullptr;  // convolution and scan
+  // Shared: recomputed blocks read them again in the backward pass.
+  std::shared_ptr<const SequenceLayout> attention_layout;
+  std::shared_ptr<const SequenceLayout> state_layout;  // convolution and scan
   BlockState* state = nullptr;  // of the block at hand; generation of one row only
 
   Var operator()(Parameter& parameter) const {

@@ -4,11 +4,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
+
+#include "tests/support/temporary_folder.h"
 
 namespace sidewinder::testing {
 
@@ -37,25 +37,6 @@ ProgramResult run_program(const std::vector<std::string>& arguments, const std::
   if (waitpid(child, &status, 0) != child) throw std::runtime_error("waitpid failed");
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_file(output),
           read_file(errors)};
-}
-
-TemporaryFolder::TemporaryFolder() {
-  std::string pattern = (std::filesystem::temp_directory_path() / "sidewinder-XXXXXX").string();
-  if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-  path_ = pattern;
-}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
-std::string TemporaryFolder::write(const std::string& name, const std::string& text) const {
-  const std::string path = file(name);
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
-  std::ofstream stream(path, std::ios::binary);
-  stream << text;
-  return path;
 }
 
 std::string read_file(const std::string& path) {
