@@ -30,4 +30,8 @@ struct Batch {
   int64_t num_padding = 0;  // row slots that hold no document
 };
 
+// The layout of a batch for layers that isolate documents, and for those that do not (a row is then
+// one sequence; padding stands at its end, where it disturbs nothing).
+SequenceLayout make_layout(const Batch& batch, bool isolate);
+
 }  // namespace sidewinder

@@ -28,13 +28,14 @@ struct Cursor {
   std::string text;
 };
 
-// What became of the tokens read so far: seen = trained + padding-free remainder accounted below.
+// What became of the documents so far, in slots (see packer.h): the slots of the documents begun are
+// trained, dropped, or belong to pieces of long documents that are yet to come.
 struct DataCounts {
   int64_t documents = 0;       // begun
-  int64_t trained_tokens = 0;  // in rows
+  int64_t trained_tokens = 0;  // slots filled
   int64_t dropped_tokens = 0;  // by the long-document policy
   int64_t padding = 0;         // row slots without a token
-  int64_t epochs = 0;          // completed passes over the smallest corpus
+  int64_t epochs = 0;          // times that every document of the corpus seen most often was begun
 };
 
 class Loader {
@@ -57,7 +58,7 @@ class Loader {
   double seconds_waited() const;  // in next(), since the start
 
   int64_t vocabulary() const;
-  int64_t tokens_per_epoch() const;
+  int64_t tokens_per_epoch() const;  // of all corpora together
   // Identifies shards and tokenizer; the same for the same data.
   std::string data_digest() const;
   std::string tokenizer_digest() const;
@@ -67,16 +68,18 @@ class Loader {
   std::unique_ptr<State> state_;
 };
 
-// Held-out documents in order, without mixture or shuffle: rows of `row_length`, one document after
-// the other by best fit, each token once. Used by validation and `eval`.
+// Held-out documents, without mixture or shuffle: rows of `row_length`, packed by best fit, every
+// prediction once (long documents are always continued). Used by validation and `eval`.
 class DocumentRows {
  public:
-  // max_tokens 0: all.
+  // max_tokens 0: all. Otherwise whole documents, always the same ones, drawn from all parts of the
+  // folder until they have that many tokens or just above.
   DocumentRows(const std::string& folder, const DataOptions& options, int64_t max_tokens);
   ~DocumentRows();
-  // Up to `rows` rows; a batch with rows == 0 at the end.
+  // Up to `rows` rows; a batch with rows == 0 at the end. The row length stays the same.
   Batch next(int64_t rows, int64_t row_length);
-  int64_t num_bytes() const;  // UTF-8 bytes of the text behind the documents (bits per byte)
+  // UTF-8 bytes of the text of exactly the documents used, for bits per byte.
+  int64_t num_bytes() const;
   int64_t vocabulary() const;
 
  private:

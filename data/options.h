@@ -15,9 +15,10 @@ struct CorpusOptions {
 };
 
 enum class LongDocuments : uint8_t {
-  continue_reset,  // pieces go into later rows; positions and states start anew at each
-  truncate,        // the first row's worth is kept
-  drop,            // documents longer than a row are left out
+  continue_reset,      // pieces go into other rows; positions and states start anew at each
+  continue_positions,  // the same, but positions go on (states start anew)
+  truncate,            // the first row's worth is kept
+  drop,                // documents longer than a row are left out
 };
 
 struct DataOptions {

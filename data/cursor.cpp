@@ -1,0 +1,109 @@
+#include "data/cursor.h"
+
+#include <nlohmann/json.hpp>
+
+#include "kernels/base/check.h"
+
+namespace sidewinder {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kVersion = 1;
+
+std::string name_of(LongDocuments policy) {
+  switch (policy) {
+    case LongDocuments::continue_reset: return "continue_reset";
+    case LongDocuments::continue_positions: return "continue_positions";
+    case LongDocuments::truncate: return "truncate";
+    case LongDocuments::drop: break;
+  }
+  return "drop";
+}
+
+json to_json(const StreamIdentity& identity) {
+  return {{"data_digest", identity.data_digest},
+          {"seed", identity.seed},
+          {"packing_buffer", identity.packing_buffer},
+          {"long_documents", identity.long_documents},
+          {"last_token_has_slot", identity.last_token_has_slot}};
+}
+
+json to_json(const DataCounts& counts) {
+  return {{"documents", counts.documents},
+          {"trained_tokens", counts.trained_tokens},
+          {"dropped_tokens", counts.dropped_tokens},
+          {"padding", counts.padding}};
+}
+
+}  // namespace
+
+StreamIdentity identity_of(const std::string& data_digest, uint64_t seed,
+                           const DataOptions& options) {
+  return {data_digest, seed, options.packing_buffer, name_of(options.long_documents),
+          last_token_has_slot(options)};
+}
+
+std::string to_json(const StreamPlace& place, const StreamIdentity& identity) {
+  json mixture = json::array();
+  for (const MixturePlace& entry : place.mixture) {
+    mixture.push_back({entry.epoch, entry.position, entry.tokens});
+  }
+  json carry = json::array();
+  for (const DocumentPiece& piece : place.carry) {
+    carry.push_back({piece.corpus, piece.document, piece.first, piece.slots});
+  }
+  const json value = {{"version", kVersion},           {"stream", to_json(identity)},
+                      {"plan", place.plan},            {"mixture", mixture},
+                      {"begun", place.begun},          {"carry", carry},
+                      {"counts", to_json(place.counts)}, {"row_length", place.row_length},
+                      {"rows_taken", place.rows_taken}};
+  return value.dump();
+}
+
+StreamPlace place_from_json(const std::string& text, const StreamIdentity& identity,
+                            size_t num_corpora) {
+  StreamPlace place;
+  try {
+    const json value = json::parse(text);
+    if (value.at("version") != kVersion) {
+      fail_environment("the data cursor is of version {}; this program reads version {}",
+                       value.at("version").dump(), kVersion);
+    }
+    const json here = to_json(identity);
+    for (const auto& [key, expected] : here.items()) {
+      const json found = value.at("stream").at(key);
+      SIDEWINDER_REQUIRE(
+          found == expected,
+          "the data cursor was made with {} = {}, but here it is {}; continue with the data and data "
+          "options of the run, or start a fresh run",
+          key, found.dump(), expected.dump());
+    }
+    value.at("plan").get_to(place.plan);
+    for (const json& entry : value.at("mixture")) {
+      place.mixture.push_back({entry.at(0), entry.at(1), entry.at(2)});
+    }
+    value.at("begun").get_to(place.begun);
+    for (const json& entry : value.at("carry")) {
+      place.carry.push_back({entry.at(0), entry.at(1), entry.at(2), entry.at(3)});
+    }
+    const json& counts = value.at("counts");
+    counts.at("documents").get_to(place.counts.documents);
+    counts.at("trained_tokens").get_to(place.counts.trained_tokens);
+    counts.at("dropped_tokens").get_to(place.counts.dropped_tokens);
+    counts.at("padding").get_to(place.counts.padding);
+    value.at("row_length").get_to(place.row_length);
+    value.at("rows_taken").get_to(place.rows_taken);
+  } catch (const json::exception& problem) {
+    fail_environment("the data cursor cannot be read: {}; the checkpoint is damaged or of another "
+                     "program",
+                     problem.what());
+  }
+  if (place.mixture.size() != num_corpora || place.begun.size() != num_corpora) {
+    fail_environment("the data cursor is of {} corpora, but there are {}", place.mixture.size(),
+                     num_corpora);
+  }
+  return place;
+}
+
+}  // namespace sidewinder

@@ -1,0 +1,76 @@
+#pragma once
+// From the sequence of documents to the sequence of packed rows, and the place in it.
+//
+// Rows are planned together: documents are taken until they fill `packing_buffer` rows, packed by
+// best fit, and the rows shuffled. A plan is a pure function of the place where it starts, so a place
+// in the stream is that start and the number of rows taken since. When the row length changes, the
+// documents of the rows not taken are carried into a new plan.
+
+#include <cstdint>
+#include <vector>
+
+#include "data/corpus.h"
+#include "data/loader.h"
+#include "data/mixture.h"
+#include "data/options.h"
+#include "data/packer.h"
+
+namespace sidewinder {
+
+// Slots that a document of `tokens` tokens takes. Its last token predicts nothing of its own
+// document, so where documents are strangers to each other it needs no slot.
+bool last_token_has_slot(const DataOptions& options);
+inline int64_t slots_of(int64_t tokens, bool last_has_slot) {
+  return last_has_slot || tokens == 0 ? tokens : tokens - 1;
+}
+
+struct StreamPlace {
+  // At the start of the plan.
+  int64_t plan = 0;  // plans made before
+  std::vector<MixturePlace> mixture;
+  std::vector<int64_t> begun;        // per corpus: documents begun
+  std::vector<DocumentPiece> carry;  // of the plan before, to be packed first
+  DataCounts counts;
+  // Within it.
+  int64_t row_length = 0;  // 0: no row has been taken yet
+  int64_t rows_taken = 0;
+};
+
+class RowStream {
+ public:
+  RowStream(std::vector<Corpus>& corpora, const DataOptions& options, uint64_t seed);
+
+  void go_to(const StreamPlace& place);
+  PackedRow next(int64_t row_length);
+  const StreamPlace& place() const { return start_; }
+  DataCounts counts() const;
+
+ private:
+  void make_plan(int64_t row_length);
+  void begin_next_plan(std::vector<DocumentPiece> carry);
+  // The piece with which a document enters a plan; without slots if the policy leaves it out.
+  DocumentPiece admit(DocumentPiece whole, int64_t row_length);
+
+  std::vector<Corpus>& corpora_;
+  DataOptions options_;
+  uint64_t seed_;
+  bool last_has_slot_;
+  Mixture mixture_;
+  StreamPlace start_;            // with rows_taken kept current
+  std::vector<PackedRow> rows_;  // of the current plan, in the order in which they are taken
+  // Current, where start_ has the values at the start of the plan.
+  DataCounts counts_;
+  std::vector<int64_t> begun_;
+};
+
+// Fills row `row` of `batch` (whose vectors have their size) from the pieces of a row.
+struct RowFill {
+  bool last_has_slot = false;
+  bool mask_joints = true;
+  bool keep_positions = false;
+};
+void fill_row(std::vector<Corpus>& corpora, const PackedRow& pieces, const RowFill& fill,
+              int64_t row, Batch& batch);
+Batch empty_batch(int64_t rows, int64_t row_length);
+
+}  // namespace sidewinder
