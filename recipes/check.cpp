@@ -22,8 +22,15 @@ class Checker {
     return (!problems_.has(keys) && ...);
   }
 
-  void report(const std::string& key, const std::string& what, const std::string& advice) {
-    problems_.add({place_of(key), key, what, advice});
+  // The problem is the first key's. It is reported where the last of them was decided: what --set
+  // changes is to be mended there, not in the file.
+  void report(const std::vector<std::string>& keys, const std::string& what,
+              const std::string& advice) {
+    Place place = place_of(keys.front());
+    for (const std::string& key : keys) {
+      if (place_of(key).precedence > place.precedence) place = place_of(key);
+    }
+    problems_.add({place, keys.front(), what, advice});
   }
 
   // The value of `key`; else the innermost table around it that was written.
@@ -64,16 +71,17 @@ void check_layers(ModelOptions& model, Checker& check) {
     const std::string letter(1, c);
     if (!std::isalpha(static_cast<unsigned char>(c))) {
       return check.report(
-          "model.layers",
+          {"model.layers"},
           fmt::format("{} has \"{}\", which is not a letter", toml_string(model.layers), letter),
           "use letters, one per block, and spaces");
     }
     if (!used.insert(letter).second || model.blocks.count(letter)) continue;
-    check.report("model.layers", fmt::format("block \"{}\" has no table", letter),
+    if (!check.sound("model.block." + letter)) continue;
+    check.report({"model.layers"}, fmt::format("block \"{}\" has no table", letter),
                  fmt::format("add [model.block.{}], or leave the letter out", letter));
   }
   if (used.empty()) {
-    check.report("model.layers", "has no blocks", "use letters, one per block, as in \"mw\"");
+    check.report({"model.layers"}, "has no blocks", "use letters, one per block, as in \"mw\"");
   }
   const int layers_precedence = check.place_of("model.layers").precedence;
   for (auto block = model.blocks.begin(); block != model.blocks.end();) {
@@ -83,7 +91,8 @@ void check_layers(ModelOptions& model, Checker& check) {
     } else if (check.place_of(key).precedence < layers_precedence) {
       block = model.blocks.erase(block);
     } else {
-      check.report(key, fmt::format("not used by model.layers, {}", toml_string(model.layers)),
+      check.report({key, "model.layers"},
+                   fmt::format("not used by model.layers, {}", toml_string(model.layers)),
                    "remove the table, or use the letter");
       ++block;
     }
@@ -97,7 +106,7 @@ void check_attention(const ModelOptions& model, const BlockOptions& block, const
   const std::string width_key = path + ".head_width";
   if (!check.sound(heads_key, width_key, "model.width")) return;
   if (block.heads == 0 && model.width % block.head_width != 0) {
-    check.report(width_key,
+    check.report({width_key, "model.width"},
                  fmt::format("{} does not divide model.width, {}", block.head_width, model.width),
                  fmt::format("use a divisor of {}, or set {}", model.width, heads_key));
     return;
@@ -105,20 +114,22 @@ void check_attention(const ModelOptions& model, const BlockOptions& block, const
   const int64_t heads = block.heads > 0 ? block.heads : model.width / block.head_width;
   if (check.sound(groups_key) && block.key_value_heads > 0 && heads % block.key_value_heads != 0) {
     check.report(
-        groups_key,
+        {groups_key, heads_key, width_key, "model.width"},
         fmt::format("{} does not divide the number of heads, {}", block.key_value_heads, heads),
         fmt::format("use a divisor of {}", heads));
   }
   if (!block.rope || !check.sound(path + ".rope")) return;
   if (block.head_width % 2 != 0) {
-    check.report(width_key, fmt::format("{} is odd, and rope turns pairs", block.head_width),
+    check.report({width_key, path + ".rope"},
+                 fmt::format("{} is odd, and rope turns pairs", block.head_width),
                  "use an even head_width, or set rope = false");
     return;
   }
   const double turned = block.rotary_share * static_cast<double>(block.head_width);
-  const bool is_even = turned >= 2 && std::fmod(turned, 2.0) == 0.0;
+  const double nearest_even = 2.0 * std::round(turned / 2.0);
+  const bool is_even = nearest_even >= 2.0 && std::abs(turned - nearest_even) < 1e-9;
   if (check.sound(path + ".rotary_share") && !is_even) {
-    check.report(path + ".rotary_share",
+    check.report({path + ".rotary_share", width_key},
                  fmt::format("{} of head_width {} is {}, not an even number",
                              toml_number(block.rotary_share), block.head_width, turned),
                  "choose a share that turns 2, 4, 6, … numbers of each head");
@@ -128,12 +139,12 @@ void check_attention(const ModelOptions& model, const BlockOptions& block, const
 void check_mamba(const BlockOptions& block, const std::string& path, Checker& check) {
   if (check.sound(path + ".dt_min", path + ".dt_max") && block.dt_min > block.dt_max) {
     check.report(
-        path + ".dt_min",
+        {path + ".dt_min", path + ".dt_max"},
         fmt::format("{} is above dt_max, {}", toml_number(block.dt_min), toml_number(block.dt_max)),
         "initial step sizes lie between dt_min and dt_max");
   }
   if (check.sound(path + ".dt_floor", path + ".dt_max") && block.dt_floor > block.dt_max) {
-    check.report(path + ".dt_floor",
+    check.report({path + ".dt_floor", path + ".dt_max"},
                  fmt::format("{} is above dt_max, {}", toml_number(block.dt_floor),
                              toml_number(block.dt_max)),
                  "use a dt_floor of at most dt_max");
@@ -151,7 +162,7 @@ void check_model(const Recipe& recipe, Checker& check) {
   if (check.sound("model.max_context", "train.context") && model.max_context > 0 &&
       model.max_context < recipe.train.context) {
     check.report(
-        "model.max_context",
+        {"model.max_context", "train.context"},
         fmt::format("{} is less than train.context, {}", model.max_context, recipe.train.context),
         fmt::format("use at least {}, or 0", recipe.train.context));
   }
@@ -163,13 +174,13 @@ void check_data(const Recipe& recipe, Checker& check) {
     const std::string path = fmt::format("data.train.{}", i);
     for (size_t j = 0; j < i; ++j) {
       if (check.sound(path + ".name") && corpora[i].name == corpora[j].name) {
-        check.report(path + ".name",
+        check.report({path + ".name"},
                      fmt::format("{} is the name of another corpus", toml_string(corpora[i].name)),
                      "give every corpus a name of its own");
       }
       if (check.sound(path + ".folder") && corpora[i].folder == corpora[j].folder) {
         check.report(
-            path + ".folder",
+            {path + ".folder"},
             fmt::format("{} is the folder of another corpus", toml_string(corpora[i].folder)),
             "list a folder once, and raise its weight");
       }
@@ -178,10 +189,12 @@ void check_data(const Recipe& recipe, Checker& check) {
   if (!recipe.data.validation.empty() || !check.sound("data.validation")) return;
   const std::string advice = "set data.validation to a folder of token shards, or remove the key";
   if (check.sound("train.validate_every") && recipe.train.validate_every > 0) {
-    check.report("train.validate_every", "there is nothing to validate on", advice);
+    check.report({"train.validate_every", "data.validation"}, "there is nothing to validate on",
+                 advice);
   }
   if (check.sound("train.validate_tokens") && recipe.train.validate_tokens > 0) {
-    check.report("train.validate_tokens", "there is nothing to validate on", advice);
+    check.report({"train.validate_tokens", "data.validation"}, "there is nothing to validate on",
+                 advice);
   }
 }
 
@@ -197,7 +210,7 @@ void check_step_size(const TrainOptions& train, Checker& check) {
   if (!check.sound("train.context")) return;
   const bool step_fits = check.sound(step_key) && train.tokens_per_step % train.context == 0;
   if (check.sound(step_key) && !step_fits) {
-    check.report(step_key,
+    check.report({step_key, "train.context"},
                  fmt::format("{} is not a multiple of train.context, {}", train.tokens_per_step,
                              train.context),
                  "use " + neighbours(train.tokens_per_step, train.context));
@@ -205,12 +218,12 @@ void check_step_size(const TrainOptions& train, Checker& check) {
   if (!check.sound(micro_key) || train.tokens_per_micro_batch == 0) return;
   if (train.tokens_per_micro_batch % train.context != 0) {
     check.report(
-        micro_key,
+        {micro_key, "train.context"},
         fmt::format("{} is not a multiple of train.context, {}", train.tokens_per_micro_batch,
                     train.context),
         "use " + neighbours(train.tokens_per_micro_batch, train.context) + ", or 0 for one row");
   } else if (step_fits && train.tokens_per_step % train.tokens_per_micro_batch != 0) {
-    check.report(micro_key,
+    check.report({micro_key, step_key, "train.context"},
                  fmt::format("{} does not divide train.tokens_per_step, {}",
                              train.tokens_per_micro_batch, train.tokens_per_step),
                  fmt::format("use a multiple of {} that divides {}, or 0 for one row",
@@ -225,14 +238,14 @@ void check_learning_rate(const Recipe& recipe, Checker& check) {
   const std::string decay_key = "learning_rate.decay_steps";
   if (!check.sound(warmup_key, "train.steps", "learning_rate.shape")) return;
   if (rate.warmup_steps > steps) {
-    check.report(warmup_key,
+    check.report({warmup_key, "train.steps"},
                  fmt::format("{} is more than train.steps, {}", rate.warmup_steps, steps),
                  "the warm-up must end within the run: lower it, or raise train.steps");
     return;
   }
   const bool is_wsd = rate.shape == LearningRateShape::wsd;
   if (is_wsd && check.sound(decay_key) && rate.decay_steps > steps - rate.warmup_steps) {
-    check.report(decay_key,
+    check.report({decay_key, warmup_key, "train.steps"},
                  fmt::format("{} is more than the {} steps after the warm-up", rate.decay_steps,
                              steps - rate.warmup_steps),
                  "lower decay_steps or warmup_steps, or raise train.steps");
@@ -244,10 +257,10 @@ void check_checkpoints(const CheckpointOptions& options, Checker& check) {
   const std::string keep_key = "checkpoint.keep_every";
   if (!check.sound(every_key, keep_key) || options.keep_every == 0) return;
   if (options.every_steps == 0) {
-    check.report(keep_key, "has no effect with checkpoint.every_steps = 0",
+    check.report({keep_key, every_key}, "has no effect with checkpoint.every_steps = 0",
                  "remove it, or set checkpoint.every_steps");
   } else if (options.keep_every % options.every_steps != 0) {
-    check.report(keep_key,
+    check.report({keep_key, every_key},
                  fmt::format("{} is not a multiple of checkpoint.every_steps, {}",
                              options.keep_every, options.every_steps),
                  "use " + neighbours(options.keep_every, options.every_steps));

@@ -39,8 +39,11 @@ auto reading_order(const Place& place) {
 }  // namespace
 
 bool Problems::has(std::string_view key) const {
-  return std::any_of(problems_.begin(), problems_.end(),
-                     [&](const Problem& problem) { return problem.key == key; });
+  return std::any_of(problems_.begin(), problems_.end(), [&](const Problem& problem) {
+    const std::string& bad = problem.key;
+    if (bad.empty() || key.substr(0, bad.size()) != bad) return false;
+    return key.size() == bad.size() || key[bad.size()] == '.';
+  });
 }
 
 std::string Problems::text() const {

@@ -21,7 +21,8 @@ class Problems {
  public:
   void add(Problem problem) { problems_.push_back(std::move(problem)); }
   bool empty() const { return problems_.empty(); }
-  // Whether a problem with this very key is known; rules that need its value then stay silent.
+  // Whether a problem with this key or a table around it is known; rules that need its value then
+  // stay silent.
   bool has(std::string_view key) const;
   // Every problem, by file and line.
   std::string text() const;

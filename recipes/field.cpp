@@ -43,7 +43,8 @@ std::string FieldInfo::wanted() const {
   if (type == "true or false") return "use true or false";
   const std::string article = type == "integer" ? "an" : "a";
   const std::string noun = type == "string" ? "string in quotes" : type;
-  return fmt::format("use {} {}{}{}", article, noun, range.empty() ? "" : " ", range);
+  const std::string link = range.empty() ? "" : range.substr(0, 2) == "at" ? " of " : " ";
+  return fmt::format("use {} {}{}{}", article, noun, link, range);
 }
 
 namespace schema {

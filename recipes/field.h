@@ -37,7 +37,7 @@ struct FieldInfo {
   bool is_required = false;
   ResumeRule resume = ResumeRule::fixed;
 
-  std::string wanted() const;  // "use an integer, at least 1"
+  std::string wanted() const;  // "use an integer of at least 1"
 };
 
 enum class ReadResult { good, wrong_type, out_of_range, unknown_name };

@@ -65,6 +65,20 @@ int first_column(std::string_view text, int line) {
   return blanks == std::string_view::npos ? 1 : static_cast<int>(blanks) + 1;
 }
 
+// What the library says of common mistakes, and clearer words for it.
+struct SyntaxHint {
+  const char* sign;
+  const char* what;
+  const char* advice;
+};
+constexpr SyntaxHint kSyntaxHints[] = {
+    {"could not determine value type", "this is not a value",
+     "use a number, true, false, a \"string\" in quotes or a [list]"},
+    {"unescaped control characters", "a string does not end on its line", "close the quotes"},
+    {"is not representable in 64 bits", "a number is too long", "use at most 18 digits"},
+    {"utf-8", "not UTF-8 text", "save the file as UTF-8"},
+};
+
 Problem syntax_problem(const toml::parse_error& error, std::string_view text, const Place& source) {
   Problem problem;
   problem.place = place_of(error.source().begin, source);
@@ -77,11 +91,17 @@ Problem syntax_problem(const toml::parse_error& error, std::string_view text, co
     problem.advice = match[1] == "table" ? "join the two tables into one" : "keep one of the two";
     return problem;
   }
+  for (const SyntaxHint& hint : kSyntaxHints) {
+    if (description.find(hint.sign) == std::string::npos) continue;
+    problem.what = hint.what;
+    problem.advice = hint.advice;
+    return problem;
+  }
   static const std::regex preamble("^Error while parsing ([a-z -]+): ");
+  static const std::regex line_end("'\\\\n'");
   problem.what = "not valid TOML: " + std::regex_replace(description, preamble, "$1: ");
-  problem.advice = description.find("value type") == std::string::npos
-                       ? "the line reads key = value or [table]; https://toml.io has the rules"
-                       : "use a number, true, false, a \"string\" in quotes or a [list]";
+  problem.what = std::regex_replace(problem.what, line_end, "the end of the line");
+  problem.advice = "a line is key = value, [table] or # comment; https://toml.io has the rules";
   return problem;
 }
 
@@ -119,7 +139,7 @@ class FileReader {
       problems_.add({extends.place, "extends",
                      fmt::format("{} is {}", extends.value_text(), extends.kind_text()),
                      "use the name of one recipe file, in quotes, relative to this one"});
-      return tree;
+      return std::nullopt;
     }
     const auto base_path = (path.parent_path() / extends.string).lexically_normal();
     if (is_cycle(base_path, extends)) return std::nullopt;
@@ -220,8 +240,12 @@ class Override {
     if (error == std::errc() && end == key.data() + key.size() && index < list.items.size()) {
       return &list.items[index];
     }
-    problems_.add({place_, path, fmt::format("`{}` is not the number of a member of the list", key),
-                   fmt::format("use a number from 0 to {}", list.items.size() - 1)});
+    const size_t end_of_list = path.find(list.key) + list.key.size();
+    problems_.add(
+        {place_, path, fmt::format("`{}` is not the number of a member of the list", key),
+         fmt::format("members are numbered from 0, as in {}.0.folder; there {}",
+                     path.substr(0, end_of_list),
+                     list.items.size() == 1 ? "is 1" : fmt::format("are {}", list.items.size()))});
     return nullptr;
   }
 

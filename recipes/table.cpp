@@ -36,6 +36,7 @@ void report_value(const FieldInfo& field, const Node& node, const std::string& p
     if (!nearest.empty()) advice = fmt::format("did you mean \"{}\"? {}", nearest, advice);
   } else if (node.kind == Node::Kind::string) {
     what = "is empty";
+    advice = "needed: " + field.help;
   }
   problems.add({node.place, path, what, advice});
 }
@@ -64,7 +65,15 @@ void report_missing(const std::string& key, const Place& place, const std::strin
 void report_not_table(const Node& node, const std::string& path, const std::string& header,
                       Problems& problems) {
   problems.add({node.place, path, fmt::format("{} is {}", node.value_text(), node.kind_text()),
-                fmt::format("write it as a table, {}", header)});
+                "write it as a table, " + header});
+}
+
+void report_not_list(const Node& node, const std::string& path, const std::string& header,
+                     Problems& problems) {
+  const bool is_list = node.kind == Node::Kind::array;
+  problems.add({node.place, path,
+                is_list ? "is empty" : fmt::format("{} is {}", node.value_text(), node.kind_text()),
+                fmt::format("write a list of tables, each headed {}", header)});
 }
 
 void report_block_name(const Node& node, const std::string& path, Problems& problems) {

@@ -60,6 +60,8 @@ void report_missing(const std::string& key, const Place& place, const std::strin
                     Problems& problems);
 void report_not_table(const Node& node, const std::string& path, const std::string& header,
                       Problems& problems);
+void report_not_list(const Node& node, const std::string& path, const std::string& header,
+                     Problems& problems);
 void report_block_name(const Node& node, const std::string& path, Problems& problems);
 void report_no_effect(const Node& node, const std::string& path, const Condition& condition,
                       const std::string& present, Problems& problems);
@@ -222,7 +224,7 @@ Nested<Options> list_of_tables(std::string key, std::vector<Item> Options::*memb
   nested.read = [member, table](Options& options, const Node& node, const std::string& path,
                                 Problems& problems) {
     if (node.kind != Node::Kind::array || node.items.empty()) {
-      return schema::report_not_table(node, path, "[[" + path + "]]", problems);
+      return schema::report_not_list(node, path, "[[" + path + "]]", problems);
     }
     for (size_t i = 0; i < node.items.size(); ++i) {
       const std::string item_path = path + "." + std::to_string(i);

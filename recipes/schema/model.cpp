@@ -83,8 +83,8 @@ Section model_section() {
                  {.at_least = 1})
                .required(),
            field("layers", &Options::layers,
-                 "the blocks, one letter each; spaces are for the eye. Each letter has a table "
-                 "[model.block.<letter>]")
+                 "the blocks in order, one letter each, as in \"mmw\"; every letter has a table "
+                 "[model.block.<letter>]; spaces are for the eye")
                .required(),
            field("repeat", &Options::repeat, "how often `layers` is repeated", {.at_least = 1}),
            field("tied_embeddings", &Options::tied_embeddings,
