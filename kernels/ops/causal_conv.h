@@ -42,6 +42,9 @@ void causal_conv(Stream, const CausalConvArgs&);
 void causal_conv_backward(Stream, const CausalConvBackwardArgs&);
 }  // namespace cpu
 
+extern Kernel<CausalConvArgs> kCausalConv;
+extern Kernel<CausalConvBackwardArgs> kCausalConvBackward;
+
 namespace ops {
 
 struct CausalConvOut {

@@ -37,7 +37,7 @@ struct SelectiveScanArgs {
   Tensor& out;           // [T, E] like u
   Tensor& chunk_states;  // [rows · ceil(row_length / kScanChunk), E, N] f32 (f64): the state before
                          // each chunk, for backward; undefined: not wanted
-  Tensor& final_state;   // [rows, E, N] f32 (f64), or undefined (not wanted)
+  Tensor& final_state;  // [rows, E, N] f32 (f64), or undefined (not wanted)
   const SelectiveScanInputs& in;
   const SequenceLayout& layout;
 };
@@ -63,6 +63,9 @@ namespace cpu {
 void selective_scan(Stream, const SelectiveScanArgs&);
 void selective_scan_backward(Stream, const SelectiveScanBackwardArgs&);
 }  // namespace cpu
+
+extern Kernel<SelectiveScanArgs> kSelectiveScan;
+extern Kernel<SelectiveScanBackwardArgs> kSelectiveScanBackward;
 
 namespace ops {
 
