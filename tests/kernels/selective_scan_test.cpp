@@ -11,15 +11,15 @@
 #include <vector>
 
 #include "kernels/base/error.h"
-#include "kernels/base/thread_pool.h"
-#include "kernels/cpu/isa.h"
 #include "kernels/reference/selective_scan.h"
 #include "tests/support/golden.h"
 #include "tests/support/random.h"
+#include "tests/support/variants.h"
 
 namespace sidewinder {
 namespace {
 
+using testing::for_each_isa;
 using testing::random_normal;
 using testing::relative_error;
 using testing::same_bits;
@@ -91,7 +91,7 @@ Case converted(const Case& c, Dtype dtype) {
 // Everything the operation makes, by name. Gradients of parameters start from zero.
 using Results = std::vector<std::pair<std::string, Tensor>>;
 
-Results name_results(const SelectiveScanOut& forward, const SelectiveScanGradients& gradients,
+Results name_results(const ops::SelectiveScanOut& forward, const SelectiveScanGradients& gradients,
                      const Tensor& da, const Tensor& dd, const Tensor& ddelta_bias) {
   Results results = {{"out", forward.out},
                      {"final_state", forward.final_state},
@@ -113,7 +113,7 @@ Results run(const Case& c) {
   Tensor da = Tensor::zeros(c.in.a.shape(), accumulator);
   Tensor dd = Tensor::zeros(c.in.d.shape(), accumulator);
   Tensor ddelta_bias = Tensor::zeros(c.in.d.shape(), accumulator);
-  const SelectiveScanOut forward = ops::selective_scan(c.in, c.layout, true, true);
+  const ops::SelectiveScanOut forward = ops::selective_scan(c.in, c.layout, true, true);
   const SelectiveScanGradients gradients = ops::selective_scan_backward(
       da, dd, ddelta_bias, c.dout, c.in, forward.chunk_states, c.layout, c.dfinal);
   return name_results(forward, gradients, da, dd, ddelta_bias);
@@ -122,10 +122,10 @@ Results run(const Case& c) {
 // The plain loops in f32, results rounded to the type of the activations: the measure of errors.
 Results run_plainly(const Case& original) {
   const Case c = converted(original, Dtype::f32);
-  SelectiveScanOut forward = {
+  ops::SelectiveScanOut forward = {
       Tensor::empty(c.in.u.shape(), Dtype::f32), {}, Tensor::empty(c.dfinal.shape(), Dtype::f32)};
   reference::selective_scan(
-      {forward.out, forward.chunk_states, forward.final_state, c.in, c.layout});
+      SelectiveScanArgs{forward.out, forward.chunk_states, forward.final_state, c.in, c.layout});
   SelectiveScanGradients gradients = {
       .du = Tensor::empty(c.in.u.shape(), Dtype::f32),
       .ddelta = Tensor::empty(c.in.u.shape(), Dtype::f32),
@@ -136,8 +136,8 @@ Results run_plainly(const Case& original) {
   Tensor da = Tensor::zeros(c.in.a.shape(), Dtype::f32);
   Tensor dd = Tensor::zeros(c.in.d.shape(), Dtype::f32);
   Tensor ddelta_bias = Tensor::zeros(c.in.d.shape(), Dtype::f32);
-  reference::selective_scan_backward(
-      {gradients, da, dd, ddelta_bias, c.dout, c.dfinal, c.in, {}, c.layout});
+  reference::selective_scan_backward(SelectiveScanBackwardArgs{
+      gradients, da, dd, ddelta_bias, c.dout, c.dfinal, c.in, {}, c.layout});
   const Dtype dtype = original.in.u.dtype();
   forward.out = forward.out.to(dtype);
   for (Tensor* gradient :
@@ -166,25 +166,6 @@ void expect_near_reference(const Case& c, const std::string& what) {
     EXPECT_LE(error, limit) << what << ": " << actual[i].first;
   }
 }
-
-std::vector<Isa> all_levels() {
-  std::vector<Isa> levels;
-  for (const Isa isa : {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16}) {
-    if (isa <= best_isa()) levels.push_back(isa);
-  }
-  return levels;
-}
-
-class ForcedLevel {
- public:
-  explicit ForcedLevel(Isa isa) : before_(active_isa()) { force_isa(isa); }
-  ~ForcedLevel() { force_isa(before_); }
-  ForcedLevel(const ForcedLevel&) = delete;
-  ForcedLevel& operator=(const ForcedLevel&) = delete;
-
- private:
-  Isa before_;
-};
 
 Case golden_case() {
   Case c;
@@ -222,14 +203,12 @@ TEST(SelectiveScan, ReproducesGoldenValues) {
 }
 
 TEST(SelectiveScan, ReproducesGoldenValuesInF32OnEveryLevel) {
-  for (const Isa isa : all_levels()) {
-    const ForcedLevel level(isa);
+  for_each_isa([&] {
     const Results results = run(converted(golden_case(), Dtype::f32));
     for (const auto& [name, value] : kGolden) {
-      EXPECT_NEAR(golden::checksum(find(results, name)), value, 3e-6)
-          << name_of(isa) << ' ' << name;
+      EXPECT_NEAR(golden::checksum(find(results, name)), value, 3e-6) << name;
     }
-  }
+  });
 }
 
 // Decays .5 .9 .8 .25 .5 1 .1 .5 and inputs 1 2 −1 4 .5 0 3 1, worked by hand.
@@ -349,18 +328,17 @@ TEST(SelectiveScan, MatchesTheReferenceAtRaggedShapes) {
       {.length = 128, .channels = 16, .states = 16, .starts = {0, 127}, .carried = true},
       {.length = 192, .channels = 16, .states = 9, .starts = {0, 64, 129}, .carried = true},
   };
-  for (const Isa isa : all_levels()) {
-    const ForcedLevel level(isa);
+  for_each_isa([&] {
     for (Options shape : shapes) {
       for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
         shape.dtype = dtype;
         expect_near_reference(
             make_case(shape),
-            fmt::format("{} {}, {} rows of {}, {} channels of {} states", name_of(isa),
-                        name_of(dtype), shape.rows, shape.length, shape.channels, shape.states));
+            fmt::format("{}, {} rows of {}, {} channels of {} states", name_of(dtype), shape.rows,
+                        shape.length, shape.channels, shape.states));
       }
     }
-  }
+  });
 }
 
 TEST(SelectiveScan, SurvivesExtremeDelta) {
@@ -375,11 +353,8 @@ TEST(SelectiveScan, SurvivesExtremeDelta) {
     }
     c.in.delta = delta.to(dtype);
     c.in.delta_bias.fill_zero();
-    for (const Isa isa : all_levels()) {
-      const ForcedLevel level(isa);
-      expect_near_reference(c, std::string(name_of(isa)));
-    }
-    // The softplus of −30 is e⁻³⁰, not zero: with c = b = 1 the state holds Σ e⁻³⁰·u.
+    for_each_isa([&] { expect_near_reference(c, std::string(name_of(dtype))); });
+    // The softplus of −30 is e⁻³⁰, not zero.
     const Results results = run(c);
     EXPECT_NE(find(results, "final_state").at(0), 0);
   }
@@ -439,13 +414,13 @@ TEST(SelectiveScan, TwoPartsWithACarriedStateEqualTheWhole) {
 TEST(SelectiveScan, TokenByTokenEqualsTheWhole) {
   const Case whole = make_case(
       {.dtype = Dtype::bf16, .length = 70, .channels = 50, .states = 16, .carried = true});
-  const SelectiveScanOut expected = ops::selective_scan(whole.in, whole.layout, false, true);
+  const ops::SelectiveScanOut expected = ops::selective_scan(whole.in, whole.layout, false, true);
   Tensor state = whole.in.initial;
   for (int64_t t = 0; t < 70; ++t) {
     Case token = slice(whole, t, t + 1);
     token.layout = SequenceLayout::continuation(1, 1, t);
     token.in.initial = state;
-    const SelectiveScanOut step = ops::selective_scan(token.in, token.layout, false, true);
+    const ops::SelectiveScanOut step = ops::selective_scan(token.in, token.layout, false, true);
     EXPECT_TRUE(same_bits(step.out, expected.out.slice_rows(t, t + 1))) << t;
     state = step.final_state;
   }
@@ -505,7 +480,7 @@ TEST(SelectiveScan, ReadsColumnsOfWiderMatrices) {
     const Case dense = make_case({.dtype = dtype, .length = 67, .channels = 21, .states = 16});
     Case views = dense;
     const auto view = [&](Tensor& tensor, const Tensor& wide, int64_t begin) {
-      const Tensor columns = wide.columns(begin, begin + tensor.size(1));
+      Tensor columns = wide.columns(begin, begin + tensor.size(1));
       columns.copy_from(tensor);
       tensor = columns;
     };
@@ -533,7 +508,7 @@ TEST(SelectiveScan, AddsToTheGradientsOfParameters) {
   Tensor ddelta_bias = random_normal(c.in.d.shape(), Dtype::f32, 3);
   const std::vector<std::pair<const char*, Tensor>> before = {
       {"da", da.clone()}, {"dd", dd.clone()}, {"ddelta_bias", ddelta_bias.clone()}};
-  const SelectiveScanOut forward = ops::selective_scan(c.in, c.layout, true, false);
+  const ops::SelectiveScanOut forward = ops::selective_scan(c.in, c.layout, true, false);
   ops::selective_scan_backward(da, dd, ddelta_bias, c.dout, c.in, forward.chunk_states, c.layout,
                                c.dfinal);
   const std::vector<Tensor> after = {da, dd, ddelta_bias};

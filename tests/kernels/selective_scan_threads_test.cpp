@@ -1,10 +1,11 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <vector>
 
-#include "kernels/base/thread_pool.h"
 #include "kernels/ops/selective_scan.h"
 #include "tests/support/random.h"
+#include "tests/support/variants.h"
 
 namespace sidewinder {
 namespace {
@@ -32,7 +33,7 @@ std::vector<Tensor> run(Dtype dtype) {
   Tensor da = Tensor::zeros(a.shape(), Dtype::f32);
   Tensor dd = Tensor::zeros({channels}, Dtype::f32);
   Tensor ddelta_bias = Tensor::zeros({channels}, Dtype::f32);
-  const SelectiveScanOut forward = ops::selective_scan(in, layout, true, true);
+  const ops::SelectiveScanOut forward = ops::selective_scan(in, layout, true, true);
   const SelectiveScanGradients gradients =
       ops::selective_scan_backward(da, dd, ddelta_bias, random_normal({tokens, channels}, dtype, 9),
                                    in, forward.chunk_states, layout);
@@ -42,19 +43,16 @@ std::vector<Tensor> run(Dtype dtype) {
 }
 
 TEST(SelectiveScanThreads, AnyNumberOfThreadsGivesTheSameBits) {
-  const int before = ThreadPool::global().num_threads();
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
-    ThreadPool::global().resize(1);
-    const std::vector<Tensor> expected = run(dtype);
-    for (const int threads : {2, 3}) {
-      ThreadPool::global().resize(threads);
+    std::vector<Tensor> expected;
+    testing::for_each_pool_size([&](int threads) {
       const std::vector<Tensor> actual = run(dtype);
+      if (expected.empty()) expected = actual;
       for (size_t i = 0; i < expected.size(); ++i) {
         EXPECT_TRUE(same_bits(actual[i], expected[i])) << "result " << i << ", " << threads;
       }
-    }
+    });
   }
-  ThreadPool::global().resize(before);
 }
 
 }  // namespace

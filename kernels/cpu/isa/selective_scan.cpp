@@ -70,8 +70,8 @@ void scan_piece(const ForwardTile& tile, int begin, int end, bool fresh, const F
     F32 odd = {};
 #pragma GCC unroll 16
     for (int i = 0; i < kBlock; i += 2) {
-      h[i] = decay_of(delta, rates[n + i]) * h[i] + input * b[i];
-      h[i + 1] = decay_of(delta, rates[n + i + 1]) * h[i + 1] + input * b[i + 1];
+      h[i] = next_state(decay_of(delta, rates[n + i]) * h[i], input, b[i]);
+      h[i + 1] = next_state(decay_of(delta, rates[n + i + 1]) * h[i + 1], input, b[i + 1]);
       even += h[i] * c[i];
       odd += h[i + 1] * c[i + 1];
     }

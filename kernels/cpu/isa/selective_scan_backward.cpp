@@ -98,7 +98,7 @@ void record_piece(const BackwardTile& tile, int begin, int end, bool fresh, cons
       const F32 decay = decay_of(delta, rates[n + i]);
       const F32 decayed = decay * h[i];
       tape[i] = {decay, decayed};
-      h[i] = decayed + input * b[i];
+      h[i] = next_state(decayed, input, b[i]);
       if constexpr (kGated) y += h[i] * c[i];
     }
     if constexpr (kGated) tile.y[t] = y;
@@ -133,7 +133,7 @@ void sweep_piece(const BackwardTile& tile, int begin, int end, bool fresh, const
 #pragma GCC unroll 8
     for (int i = 0; i < kBlock; ++i) {
       const F32 decayed = tape[i].state;
-      const F32 h = decayed + input * b[i];
+      const F32 h = next_state(decayed, input, b[i]);
       g[i] += dy * c[i];
       dc[i] = kFirst ? dy * h : dc[i] + dy * h;
       db[i] = kFirst ? g[i] * input : db[i] + g[i] * input;

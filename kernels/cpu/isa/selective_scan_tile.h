@@ -31,8 +31,26 @@ inline void store_strip(T* p, F32 value, int count) {
   }
 }
 
+// a·b + c with one rounding where the level has it. Said explicitly where the forward and backward
+// pass must compute the same state.
+inline F32 multiply_add(F32 a, F32 b, F32 c) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<F32>(_mm512_fmadd_ps(
+      reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<F32>(_mm256_fmadd_ps(
+      reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+#else
+  return a * b + c;
+#endif
+}
+
 // e^x of delta·a with a premultiplied by log2 e.
 inline F32 decay_of(F32 delta, F32 rate) { return exp2(delta * rate); }
+// The state after a token, from the decayed one before it.
+inline F32 next_state(F32 decayed, F32 input, float b) {
+  return multiply_add(input, broadcast(b), decayed);
+}
 
 // ln u for normal u > 0 (the polynomial of Cephes' logf, on [√½, √2]).
 inline F32 log(F32 u) {
@@ -111,12 +129,10 @@ inline void load_projection(const T* p, int64_t stride, int tokens, int states, 
     int n = 0;
     for (; n + kLanes <= states; n += kLanes)
       store(rows + t * padded + n, load(p + t * stride + n));
-    if (n < states) {
-      float lanes[kLanes];
-      store(lanes, load_partial(p + t * stride + n, states - n));
-      for (int i = 0; n < padded; ++i, ++n) {
-        rows[t * padded + n] = i < kLanes ? lanes[i] : 0.0F;
-      }
+    if (n < padded) {
+      float lanes[kLanes] = {};
+      if (n < states) store(lanes, load_partial(p + t * stride + n, states - n));
+      for (int i = 0; n < padded; ++i, ++n) rows[t * padded + n] = i < kLanes ? lanes[i] : 0.0F;
     }
   }
 }

@@ -29,7 +29,7 @@ using U16 = uint16_t __attribute__((vector_size(kLanes * 2)));
 using U16Unaligned = uint16_t __attribute__((vector_size(kLanes * 2), aligned(2)));
 using U32 = uint32_t __attribute__((vector_size(kLanes * 4)));
 
-inline F32 broadcast(float value) { return F32{} + value; }
+inline F32 broadcast(float value) { return value - F32{}; }  // value + 0 would turn −0 into 0
 inline F32 load(const float* p) { return *reinterpret_cast<const F32Unaligned*>(p); }
 inline void store(float* p, F32 value) { *reinterpret_cast<F32Unaligned*>(p) = value; }
 
