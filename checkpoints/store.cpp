@@ -251,11 +251,7 @@ CheckpointContent stage(const CheckpointContent& content) {
   return copy;
 }
 
-Store::Store(const std::string& folder, const FolderLock& lock) : folder_(folder) {
-  create_folder(folder);
-  const std::string inner = fs::canonical(folder).string() + "/";
-  SIDEWINDER_REQUIRE(begins_with(inner, fs::canonical(lock.folder()).string() + "/"),
-                     "{}: the lock on {} does not cover this folder", folder, lock.folder());
+void Store::remove_leftovers() const {
   for (const std::string& name : names_in(folder_)) {
     if (!begins_with(name, kTemporaryPrefix) && !begins_with(name, kTrashPrefix)) continue;
     if (begins_with(name, kTemporaryPrefix)) {
@@ -268,6 +264,8 @@ Store::Store(const std::string& folder, const FolderLock& lock) : folder_(folder
 void Store::save(const CheckpointContent& content, const CheckpointOptions& options) {
   check_content(content);
   const std::string state = normal_state(content.state);
+  create_folder(folder_);
+  remove_leftovers();
   check_free_space(folder_, content, state);
   const std::string name = step_name(content.step);
   const std::string final_path = folder_ + "/" + name;
@@ -304,14 +302,13 @@ void Store::apply_retention(int64_t saved, const CheckpointOptions& options) {
       log_warning("{}", error.what());
     }
   }
-  for (const std::string& name : names_in(folder_)) {
-    if (begins_with(name, kTrashPrefix)) remove_quietly(folder_ + "/" + name);
-  }
+  remove_leftovers();
 }
 
 std::vector<FoundCheckpoint> Store::list() const { return list_checkpoints(folder_); }
 
 std::optional<CheckpointContent> Store::load_newest() const {
+  remove_leftovers();
   Search search = find_newest(folder_);
   if (!search.newest) {
     if (search.damaged.empty() && !has_bad_checkpoint(folder_)) return std::nullopt;

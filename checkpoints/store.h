@@ -54,29 +54,30 @@ class FolderLock {
   int descriptor_ = -1;
 };
 
-// The writer of a folder of checkpoints. Readers use the functions below it.
+// The writer of a folder of checkpoints. save and load_newest change the folder, so their caller
+// holds the FolderLock of the run. Readers use the functions below.
 class Store {
  public:
-  // Creates the folder if needed and removes leftovers of interrupted saves. `lock` is on this
-  // folder or on one above it, and outlives the Store.
-  Store(const std::string& folder, const FolderLock& lock);
+  explicit Store(const std::string& folder) : folder_(folder) {}
 
-  // Saves, then applies retention: the newest options.keep_last up to this step and the multiples
-  // of options.keep_every stay. A checkpoint of the same step is replaced in one step.
-  // Error{environment} on any failure (full disk, …); then nothing visible has changed, except that
-  // after a failure of the very last flush the new checkpoint is there but may not survive a power
-  // cut. Needs host memory for nothing but tensors that are not contiguous.
+  // Removes what interrupted saves left, saves, then applies retention: the newest
+  // options.keep_last up to this step and the multiples of options.keep_every stay. A checkpoint of
+  // the same step is replaced in one step. Error{environment} on any failure (full disk, …); then
+  // nothing visible has changed, except that after a failure of the very last flush the new
+  // checkpoint is there but may not survive a power cut. Needs host memory for nothing but tensors
+  // that are not contiguous.
   void save(const CheckpointContent& content, const CheckpointOptions& options);
 
   // Checkpoint folders by step, newest first, whether sound or not.
   std::vector<FoundCheckpoint> list() const;
 
-  // The newest sound checkpoint. Damaged ones are reported in the log and renamed to .bad-…. None
-  // at all: nullopt. Only damaged ones (now or at an earlier start): Error{environment}, and
-  // nothing is renamed.
+  // The newest sound checkpoint; what interrupted saves left is removed. Damaged ones are reported
+  // in the log and renamed to .bad-…. None at all: nullopt. Only damaged ones (now or at an earlier
+  // start): Error{environment}, and nothing is renamed.
   std::optional<CheckpointContent> load_newest() const;
 
  private:
+  void remove_leftovers() const;
   void apply_retention(int64_t saved, const CheckpointOptions& options);
 
   std::string folder_;

@@ -61,8 +61,7 @@ class StoreTest : public ::testing::Test {
   }
 
   TemporaryFolder folder_;
-  FolderLock lock_{folder_.path()};
-  Store store_{folder_.path(), lock_};
+  Store store_{folder_.path()};
 };
 
 TEST_F(StoreTest, RoundTripKeepsEveryBit) {
@@ -72,7 +71,7 @@ TEST_F(StoreTest, RoundTripKeepsEveryBit) {
   EXPECT_TRUE(same_content(loaded, sample_content(7)));
   EXPECT_EQ(loaded.folder, step_folder(7));
   EXPECT_TRUE(same_content(*store_.load_newest(), sample_content(7)));
-  EXPECT_THAT(names_in(folder_.path()), ::testing::ElementsAre("LOCK", "step-000000007"));
+  EXPECT_THAT(names_in(folder_.path()), ::testing::ElementsAre("step-000000007"));
   EXPECT_THAT(names_in(step_folder(7)), ::testing::ElementsAre("manifest.json", "rank-0000.h5"));
 }
 
@@ -224,9 +223,9 @@ TEST_F(StoreTest, TheNewestSoundOneIsUsedAndDamagedOnesAreSetAside) {
   EXPECT_TRUE(same_content(*loaded, sample_content(100)));
   EXPECT_THAT(log, HasSubstr(rank_file(300) + ": its bytes have digest"));
   EXPECT_THAT(log, HasSubstr(manifest_file(200) + ": is missing"));
-  EXPECT_THAT(names_in(folder_.path()),
-              ::testing::ElementsAre(".bad-step-000000200", ".bad-step-000000300", "LOCK",
-                                     "step-000000100"));
+  EXPECT_THAT(
+      names_in(folder_.path()),
+      ::testing::ElementsAre(".bad-step-000000200", ".bad-step-000000300", "step-000000100"));
   // The same damage once more finds a free name.
   save(300);
   fs::remove(manifest_file(300));
@@ -276,9 +275,8 @@ TEST_F(StoreTest, RetentionKeepsTheNewestAndTheMultiples) {
   std::vector<int64_t> steps;
   for (const FoundCheckpoint& found : store_.list()) steps.push_back(found.step);
   EXPECT_EQ(steps, (std::vector<int64_t>{1000, 900, 800, 400}));
-  EXPECT_THAT(names_in(folder_.path()),
-              ::testing::ElementsAre("LOCK", "step-000000400", "step-000000800", "step-000000900",
-                                     "step-000001000"));
+  EXPECT_THAT(names_in(folder_.path()), ::testing::ElementsAre("step-000000400", "step-000000800",
+                                                               "step-000000900", "step-000001000"));
 }
 
 TEST_F(StoreTest, RetentionNeverDeletesWhatWasJustSaved) {
@@ -297,7 +295,7 @@ TEST_F(StoreTest, ACheckpointOfTheSameStepIsReplaced) {
   other.step = 5;
   store_.save(other, kKeepAll);
   EXPECT_TRUE(same_content(load_checkpoint(step_folder(5)), other));
-  EXPECT_THAT(names_in(folder_.path()), ::testing::ElementsAre("LOCK", "step-000000005"));
+  EXPECT_THAT(names_in(folder_.path()), ::testing::ElementsAre("step-000000005"));
 }
 
 TEST_F(StoreTest, StagedContentIsIndependentOfTheOriginal) {
@@ -313,9 +311,9 @@ TEST_F(StoreTest, LeftoversAreRemovedAtTheStart) {
   fs::copy(step_folder(5), folder_ / ".tmp-step-000000006");
   fs::copy(step_folder(5), folder_ / ".trash-step-000000004-2");
   fs::copy(step_folder(5), folder_ / ".bad-step-000000003");
-  const Store again(folder_.path(), lock_);
+  Store(folder_.path()).load_newest();
   EXPECT_THAT(names_in(folder_.path()),
-              ::testing::ElementsAre(".bad-step-000000003", "LOCK", "step-000000005"));
+              ::testing::ElementsAre(".bad-step-000000003", "step-000000005"));
 }
 
 TEST_F(StoreTest, OtherNamesAreNotCheckpoints) {
@@ -350,7 +348,7 @@ TEST_F(StoreTest, NamesAndContentAreChecked) {
   content.state = "";
   content.step = -1;
   EXPECT_THAT(message(content), HasSubstr("step -1 is negative"));
-  EXPECT_THAT(names_in(folder_.path()), ::testing::ElementsAre("LOCK"));
+  EXPECT_THAT(names_in(folder_.path()), ::testing::IsEmpty());
 }
 
 TEST_F(StoreTest, AnyPathToACheckpointIsFound) {
@@ -367,8 +365,7 @@ TEST_F(StoreTest, AnyPathToACheckpointIsFound) {
   fs::copy(step_folder(1), folder_ / "copy");
   EXPECT_EQ(load_checkpoint_or_newest(folder_ / "copy").step, 1);
   // A run folder, and a damaged newest: passed over, not renamed.
-  fs::create_directory(folder_ / "run");
-  { const Store inner(folder_ / "run/checkpoints", lock_); }
+  fs::create_directories(folder_ / "run/checkpoints");
   fs::rename(step_folder(1), folder_ / "run/checkpoints/step-000000001");
   fs::rename(step_folder(2), folder_ / "run/checkpoints/step-000000002");
   fs::remove(folder_ / "run/checkpoints/step-000000002/rank-0000.h5");
@@ -403,7 +400,7 @@ TEST_F(StoreTest, AWriteErrorLeavesThePreviousCheckpoint) {
       return static_cast<int>(error.exit_code());
     });
     EXPECT_EQ(code, static_cast<int>(ExitCode::environment)) << limit;
-    EXPECT_THAT(names_in(folder_.path()), ::testing::ElementsAre("LOCK", "step-000000001"));
+    EXPECT_THAT(names_in(folder_.path()), ::testing::ElementsAre("step-000000001"));
     EXPECT_TRUE(same_content(*store_.load_newest(), sample_content(1)));
   }
   store_.save(large, {.keep_last = 1});
@@ -427,8 +424,7 @@ TEST_F(StoreTest, AFullDiskIsReportedBeforeAndDuringASave) {
     GTEST_SKIP() << "no small file system can be mounted here: " << std::strerror(errno);
   }
   const Unmount at_the_end(disk);
-  const FolderLock lock(disk);
-  Store store(disk, lock);
+  Store store(disk);
   const Error before = error_of([&] { store.save(sample_content(1), kKeepAll); });
   EXPECT_EQ(before.exit_code(), ExitCode::environment);
   EXPECT_THAT(before.what(), HasSubstr("a checkpoint needs 1.1 MiB but only 0.6 MiB are free"));
@@ -438,7 +434,7 @@ TEST_F(StoreTest, AFullDiskIsReportedBeforeAndDuringASave) {
   const Error during = error_of([&] { store.save(sample_content(2), kKeepAll); });
   EXPECT_EQ(during.exit_code(), ExitCode::environment);
   EXPECT_THAT(during.what(), HasSubstr("No space left on device"));
-  EXPECT_THAT(names_in(disk), ::testing::ElementsAre("LOCK", "step-000000001"));
+  EXPECT_THAT(names_in(disk), ::testing::ElementsAre("step-000000001"));
   EXPECT_TRUE(same_content(*store.load_newest(), sample_content(1)));
 }
 
@@ -466,7 +462,6 @@ TEST_F(StoreTest, AKillAtAnyTimeLeavesTheLastCheckpoint) {
       ++saved;
     }
     close(pipe_ends[0]);
-    store_ = Store(folder_.path(), lock_);
     const auto loaded = store_.load_newest();
     if (!loaded) {
       ASSERT_EQ(last, 0);
@@ -506,14 +501,6 @@ TEST(FolderLock, ItEndsWithItsHolder) {
   EXPECT_EQ(code, -SIGKILL);
   EXPECT_NE(file_text(folder / "LOCK"), "");
   const FolderLock lock(folder.path());
-}
-
-TEST(FolderLock, AStoreOutsideOfItIsRefused) {
-  const TemporaryFolder folder;
-  const FolderLock lock(folder / "run");
-  const Store inside(folder / "run/checkpoints", lock);
-  EXPECT_THAT(error_of([&] { const Store outside(folder / "runner", lock); }).what(),
-              HasSubstr("does not cover this folder"));
 }
 
 }  // namespace
