@@ -19,7 +19,8 @@ if(CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 add_library(sidewinder_flags INTERFACE)
-target_compile_options(sidewinder_flags INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wno-psabi)
+target_compile_options(sidewinder_flags INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wno-psabi
+  -Wno-restrict)  # GCC 12 warns wrongly about std::string (bug 105651)
 if(SIDEWINDER_WERROR)
   target_compile_options(sidewinder_flags INTERFACE -Werror)
 endif()

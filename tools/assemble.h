@@ -27,7 +27,7 @@ void load_weights(HybridModel& model, const CheckpointContent& content, const st
 struct TrainedModel {
   Recipe recipe;
   std::unique_ptr<HybridModel> model;
-  std::unique_ptr<Tokenizer> tokenizer;
+  std::optional<Tokenizer> tokenizer;  // always set
   int64_t step = 0;
 };
 // `path`: a run folder (its newest sound checkpoint) or a checkpoint folder.

@@ -57,12 +57,7 @@ Batch rows_of(const Batch& batch, int64_t begin, int64_t end) {
 }  // namespace
 
 Layouts layouts_of(const Batch& batch, const DataOptions& options) {
-  SequenceLayout isolated = SequenceLayout::packed(batch.rows, batch.row_length,
-                                                   batch.document_starts, batch.first_positions);
-  if (options.isolate_attention && options.isolate_state) return {isolated, isolated};
-  SequenceLayout joined = SequenceLayout::unpacked(batch.rows, batch.row_length);
-  return {options.isolate_attention ? isolated : joined,
-          options.isolate_state ? isolated : joined};
+  return {make_layout(batch, options.isolate_attention), make_layout(batch, options.isolate_state)};
 }
 
 double Evaluation::bits_per_byte() const {

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "data/corpus.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "kernels/base/thread_pool.h"
@@ -20,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 
 bool has_checkpoints(const std::string& folder) {
-  return fs::exists(folder) && !Store(folder).list().empty();
+  return !list_checkpoints(folder).empty();
 }
 
 // folder, or folder-2, folder-3, … : the first without checkpoints.
@@ -42,8 +43,9 @@ void refuse_changed_keys(const CheckpointContent& content, const Recipe& recipe)
 }
 
 void copy_tokenizer(const Recipe& recipe) {
-  const fs::path source = tokenizer_file(recipe.data);
-  if (source.empty()) return;  // bytes
+  SIDEWINDER_REQUIRE(!recipe.data.train.empty(), "no [[data.train]] folder is named");
+  const std::string source = Corpus(recipe.data.train.front().folder).tokenizer();
+  if (source == Tokenizer::kBytes) return;
   fs::copy_file(source, tokenizer_path(recipe.run.folder), fs::copy_options::overwrite_existing);
 }
 
