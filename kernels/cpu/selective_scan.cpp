@@ -5,6 +5,7 @@
 
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa/selective_scan.h"
+#include "kernels/cpu/row_state.h"
 #include "kernels/reference/selective_scan.h"
 
 namespace sidewinder::cpu {
@@ -20,51 +21,6 @@ constexpr int64_t kBackwardGroup = 128;
 constexpr int64_t kWaveTokens = 4096;
 // Below this many state steps, waking other threads takes longer than the work.
 constexpr int64_t kSmall = 100'000;
-
-// Offsets in each row before which the state is zero: document starts, but not where a row goes on
-// from a carried state.
-class Resets {
- public:
-  explicit Resets(const SequenceLayout& layout) {
-    begin_.push_back(0);
-    size_t next = 0;
-    const std::vector<int32_t>& starts = layout.document_starts;
-    for (int64_t row = 0; row < layout.rows; ++row) {
-      const int64_t origin = row * layout.row_length;
-      for (; next < starts.size() && starts[next] < origin + layout.row_length; ++next) {
-        const int64_t offset = starts[next] - origin;
-        if (offset == 0 && layout.is_carried(row)) continue;
-        offsets_.push_back(static_cast<int32_t>(offset));
-      }
-      begin_.push_back(offsets_.size());
-    }
-  }
-
-  const int32_t* of(int64_t row) const {
-    return offsets_.data() + begin_[static_cast<size_t>(row)];
-  }
-  int64_t count(int64_t row) const {
-    const size_t r = static_cast<size_t>(row);
-    return static_cast<int64_t>(begin_[r + 1] - begin_[r]);
-  }
-
- private:
-  std::vector<int32_t> offsets_;
-  std::vector<size_t> begin_;
-};
-
-const void* pointer_at(const Tensor& tensor, int64_t row, int64_t column) {
-  if (!tensor.defined()) return nullptr;
-  return static_cast<const char*>(tensor.raw()) +
-         (row * tensor.row_stride() + column) * static_cast<int64_t>(size_of(tensor.dtype()));
-}
-void* mutable_pointer_at(const Tensor& tensor, int64_t row, int64_t column) {
-  return const_cast<void*>(pointer_at(tensor, row, column));
-}
-float* floats_at(const Tensor& tensor, int64_t row, int64_t column) {
-  return static_cast<float*>(mutable_pointer_at(tensor, row, column));
-}
-int64_t stride_of(const Tensor& tensor) { return tensor.defined() ? tensor.row_stride() : 0; }
 
 ScanGroup group_of(const SelectiveScanInputs& in, const SequenceLayout& layout,
                    const Resets& resets, int64_t row, int64_t channel, int64_t channels) {
@@ -158,9 +114,9 @@ class BackwardWave {
     loops_.backward({
         .in = in,
         .dout = pointer_at(args_.dout, token, channel),
-        .du = mutable_pointer_at(gradients.du, token, channel),
-        .ddelta = mutable_pointer_at(gradients.ddelta, token, channel),
-        .dz = mutable_pointer_at(gradients.dz, token, channel),
+        .du = pointer_at(gradients.du, token, channel),
+        .ddelta = pointer_at(gradients.ddelta, token, channel),
+        .dz = pointer_at(gradients.dz, token, channel),
         .dout_stride = args_.dout.row_stride(),
         .du_stride = gradients.du.row_stride(),
         .ddelta_stride = gradients.ddelta.row_stride(),
@@ -201,7 +157,7 @@ class BackwardWave {
   }
 
   void store(const Tensor& gradient, int64_t token, const float* values) const {
-    void* target = mutable_pointer_at(gradient, token, 0);
+    void* target = pointer_at(gradient, token, 0);
     for (int64_t n = 0; n < states_; ++n) {
       if (gradient.dtype() == Dtype::bf16) {
         static_cast<Bf16*>(target)[n] = Bf16(values[n]);
@@ -259,7 +215,7 @@ void selective_scan(Stream, const SelectiveScanArgs& args) {
         .in = in,
         .initial =
             layout.is_carried(row) ? floats_at(args.in.initial, row, channel * states) : nullptr,
-        .out = mutable_pointer_at(args.out, row * layout.row_length, channel),
+        .out = pointer_at(args.out, row * layout.row_length, channel),
         .out_stride = args.out.row_stride(),
         .chunk_states =
             floats_at(args.chunk_states, row * chunks_per_row(layout), channel * states),

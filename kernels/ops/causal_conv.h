@@ -12,10 +12,12 @@
 
 namespace sidewinder {
 
+inline constexpr int64_t kMaxConvWidth = 8;  // W is from 2 to this
+
 struct CausalConvArgs {
-  Tensor& y;              // [T, C] like x in type
-  Tensor& final_state;    // [rows, W−1, C] f32 (f64): the last W−1 inputs of each row's last document
-                          // (zero where it is shorter); undefined: not wanted
+  Tensor& y;            // [T, C] like x in type
+  Tensor& final_state;  // [rows, W−1, C] f32 (f64): the last W−1 inputs of each row's last document
+                        // (zero where it is shorter); undefined: not wanted
   const Tensor& x;        // [T, C]
   const Tensor& weight;   // [C, W] f32 (f64)
   const Tensor& bias;     // [C] f32 (f64), or undefined

@@ -86,17 +86,13 @@ void forward_of(const ScanForwardItem& item) {
   const ScanGroup& in = item.in;
   const ForwardTile tile = forward_tile(item);
   const int strips = strips_of(in.channels);
-  const auto count_of = [&in](int strip) {
-    const int left = in.channels - strip * kLanes;
-    return left < kLanes ? left : kLanes;
-  };
   for (int s = 0; s < strips; ++s) {
     F32* states = tile.states + s * tile.padded;
-    load_states(in.a + s * kLanes * in.a_stride, in.a_stride, count_of(s), in.states, kLog2E,
-                tile.rates + s * tile.padded);
+    load_states(in.a + s * kLanes * in.a_stride, in.a_stride, strip_count(in.channels, s),
+                in.states, kLog2E, tile.rates + s * tile.padded);
     if (item.initial != nullptr) {
-      load_states(item.initial + s * kLanes * in.states, in.states, count_of(s), in.states, 1.0F,
-                  states);
+      load_states(item.initial + s * kLanes * in.states, in.states, strip_count(in.channels, s),
+                  in.states, 1.0F, states);
     } else {
       for (int n = 0; n < tile.padded; ++n) states[n] = F32{};
     }
@@ -112,7 +108,7 @@ void forward_of(const ScanForwardItem& item) {
     load_projection(static_cast<const T*>(in.c) + origin * in.c_stride, in.c_stride, tokens,
                     in.states, tile.c);
     for (int s = 0; s < strips; ++s) {
-      const int count = count_of(s);
+      const int count = strip_count(in.channels, s);
       const F32* rates = tile.rates + s * tile.padded;
       F32* states = tile.states + s * tile.padded;
       if (item.chunk_states != nullptr) {
@@ -157,8 +153,8 @@ void forward_of(const ScanForwardItem& item) {
   }
 
   for (int s = 0; s < strips && item.final_state != nullptr; ++s) {
-    store_states(item.final_state + s * kLanes * in.states, in.states, count_of(s), in.states,
-                 tile.states + s * tile.padded);
+    store_states(item.final_state + s * kLanes * in.states, in.states, strip_count(in.channels, s),
+                 in.states, tile.states + s * tile.padded);
   }
 }
 

@@ -176,7 +176,6 @@ Strip<T> strip_at(const ScanBackwardItem& item, int64_t origin, int tokens, int 
     return p == nullptr ? nullptr : static_cast<T*>(p) + origin * stride + s * kLanes;
   };
   const ScanGroup& in = item.in;
-  const int left = in.channels - s * kLanes;
   return {input(in.u, in.u_stride),
           input(in.delta, in.delta_stride),
           input(in.z, in.z_stride),
@@ -184,7 +183,7 @@ Strip<T> strip_at(const ScanBackwardItem& item, int64_t origin, int tokens, int 
           output(item.du, item.du_stride),
           output(item.ddelta, item.ddelta_stride),
           output(item.dz, item.dz_stride),
-          left < kLanes ? left : kLanes,
+          strip_count(in.channels, s),
           tokens};
 }
 
@@ -234,7 +233,7 @@ void backward_of(const ScanBackwardItem& item) {
   const int strips = strips_of(in.channels);
   const int padded = tile.padded;
   for (int s = 0; s < strips; ++s) {
-    const int count = strip_at<T>(item, 0, 0, s).count;
+    const int count = strip_count(in.channels, s);
     load_states(in.a + s * kLanes * in.a_stride, in.a_stride, count, in.states, kLog2E,
                 tile.rates + s * padded);
     if (item.dfinal != nullptr && item.chunk_end * kScanTile >= in.row_length) {
@@ -287,8 +286,8 @@ void backward_of(const ScanBackwardItem& item) {
   if (item.dinitial != nullptr && item.chunk_begin == 0) {
     for (int s = 0; s < strips; ++s) {
       F32* gradient = strip_sums(item.sums, s, padded).gradient;
-      store_states(item.dinitial + s * kLanes * in.states, in.states,
-                   strip_at<T>(item, 0, 0, s).count, in.states, gradient);
+      store_states(item.dinitial + s * kLanes * in.states, in.states, strip_count(in.channels, s),
+                   in.states, gradient);
     }
   }
 }

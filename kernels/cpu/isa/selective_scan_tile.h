@@ -1,9 +1,10 @@
 #pragma once
-// What the forward and backward loops of the selective scan share: reading strips of channels, the
-// discretisation, and the pieces of a tile between document starts.
+// What the forward and backward loops of the selective scan share: the discretisation, the order of
+// states in memory and in vectors, and the pieces of a tile between document starts.
 
 #include "kernels/cpu/isa/selective_scan.h"
 #include "kernels/cpu/isa/simd.h"
+#include "kernels/cpu/isa/strip.h"
 #include "kernels/cpu/isa/transpose.h"
 
 namespace sidewinder::SIDEWINDER_ISA {
@@ -14,21 +15,6 @@ int64_t selective_scan_sums(int channels, int states);
 
 inline int padded_states(int states) {
   return (states + kScanStatePadding - 1) / kScanStatePadding * kScanStatePadding;
-}
-inline int strips_of(int channels) { return (channels + kLanes - 1) / kLanes; }
-
-// `count` channels of a strip; the lanes past them read as zero and are not written.
-template <typename T>
-inline F32 load_strip(const T* p, int count) {
-  return count == kLanes ? load(p) : load_partial(p, count);
-}
-template <typename T>
-inline void store_strip(T* p, F32 value, int count) {
-  if (count == kLanes) {
-    store(p, value);
-  } else {
-    store_partial(p, value, count);
-  }
 }
 
 // a·b + c with one rounding where the level has it. Said explicitly where the forward and backward

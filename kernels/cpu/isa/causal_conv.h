@@ -1,0 +1,54 @@
+#pragma once
+// Inner loops of the causal convolution for one block of tokens of a row and one group of
+// neighbouring channels. Lanes are channels; a strip of them walks along the tokens with the last W
+// inputs in registers.
+
+#include <cstdint>
+
+#include "kernels/cpu/isa.h"
+
+namespace sidewinder {
+
+// Activations point at the row's first token and the group's first channel; strides are in
+// elements.
+struct ConvBlock {
+  const void* x;
+  const float* weight;   // [channels, width]
+  const float* bias;     // or null
+  const float* initial;  // [width − 1, channels of the tensor] of a carried row, or null
+  int64_t x_stride, weight_stride, initial_stride;
+  const int32_t* resets;  // offsets in the row at which documents begin without a carried state
+  int64_t num_resets;
+  int64_t row_length;
+  int64_t begin, end;  // tokens of the block
+  int channels;
+  int width;
+  bool bf16;
+};
+
+struct ConvForwardBlock {
+  ConvBlock in;
+  void* y;
+  int64_t y_stride;
+};
+
+struct ConvBackwardBlock {
+  ConvBlock in;
+  const void* dy;
+  void* dx;
+  float* dinitial;      // of a carried row, or null; stride initial_stride
+  const float* dfinal;  // or null; stride initial_stride
+  int64_t dy_stride, dx_stride;
+  // Sums over the block: width + 1 rows (dweight[k], then dbias) partial_stride floats apart.
+  float* partial;
+  int64_t partial_stride;
+};
+
+struct ConvLoops {
+  void (*forward)(const ConvForwardBlock&);
+  void (*backward)(const ConvBackwardBlock&);
+};
+
+SIDEWINDER_DECLARE_PER_ISA(ConvLoops, causal_conv_loops)
+
+}  // namespace sidewinder
