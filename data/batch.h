@@ -23,15 +23,12 @@ struct Batch {
   int64_t row_length = 0;
   std::vector<int32_t> tokens;   // [rows · row_length]; padding holds token 0
   std::vector<int32_t> targets;  // the next token of the same document, or kIgnoredTarget
-  std::vector<int32_t> document_starts;  // ascending token indices; padding is a document of its own
+  std::vector<int32_t>
+      document_starts;  // ascending token indices; padding is a document of its own
   std::vector<int32_t> first_positions;  // position of each document's first token (0 unless a
                                          // continued piece keeps its positions)
   int64_t num_targets = 0;
   int64_t num_padding = 0;  // row slots that hold no document
 };
-
-// The layout of a batch for layers that isolate documents, and for those that do not (a row is then
-// one sequence; padding stands at its end, where it disturbs nothing).
-SequenceLayout make_layout(const Batch& batch, bool isolate);
 
 }  // namespace sidewinder

@@ -185,7 +185,9 @@ std::unique_ptr<ByteSource> open_source(const std::string& path) {
   file.read(0, start.data(), start.size());
   const auto begins_with = [&](std::string_view magic) { return start.rfind(magic, 0) == 0; };
   if (begins_with("\x1f\x8b")) return std::make_unique<GzipSource>(path, std::move(file));
-  if (begins_with(std::string_view("\xfd" "7zXZ\0", 6))) {
+  if (begins_with(std::string_view("\xfd"
+                                   "7zXZ\0",
+                                   6))) {
     return std::make_unique<XzSource>(path, std::move(file));
   }
   if (begins_with("\x28\xb5\x2f\xfd")) return std::make_unique<ZstdSource>(path, std::move(file));

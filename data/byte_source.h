@@ -1,5 +1,6 @@
 #pragma once
-// Bytes of a file, decompressed on the way: plain, .gz, .xz or .zst, told apart by their first bytes.
+// Bytes of a file, decompressed on the way: plain, .gz, .xz or .zst, told apart by their first
+// bytes.
 
 #include <cstddef>
 #include <cstdint>

@@ -1,10 +1,12 @@
 #include "data/corpus.h"
 
-#include <algorithm>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <filesystem>
+
 #include "data/digest.h"
+#include "data/tokenizer.h"
 #include "kernels/base/check.h"
 
 namespace sidewinder {
@@ -76,8 +78,8 @@ CorpusIndex index_from_json(const std::string& text, const std::string& path) {
   try {
     json value = json::parse(text);
     if (!value.is_object() || value.value("format", "") != kFormat) {
-      fail_environment("{}: is not the index of a corpus; give a folder made by `sidewinder tokenize`",
-                       path);
+      fail_environment(
+          "{}: is not the index of a corpus; give a folder made by `sidewinder tokenize`", path);
     }
     if (value.at("version") != kVersion) {
       fail_environment("{}: is of version {}; this program reads version {}", path,
@@ -86,9 +88,10 @@ CorpusIndex index_from_json(const std::string& text, const std::string& path) {
     const std::string digest = value.at("digest");
     value.erase("digest");
     if (to_hex(digest128(value.dump())) != digest) {
-      fail_environment("{}: its content does not fit its digest; it was damaged or edited; make the "
-                       "corpus again or copy it again",
-                       path);
+      fail_environment(
+          "{}: its content does not fit its digest; it was damaged or edited; make the "
+          "corpus again or copy it again",
+          path);
     }
     CorpusIndex index;
     value.at("tokenizer_digest").get_to(index.tokenizer_digest);
@@ -115,14 +118,16 @@ Corpus::Corpus(const std::string& folder) {
   if (is_part && !fs::exists(given / kIndexFile)) root = given.parent_path();
   if (root.empty()) root = ".";
   if (!fs::exists(given)) {
-    fail_environment("{}: no such folder; make the corpus with `sidewinder tokenize` or correct the "
-                     "path",
-                     folder);
+    fail_environment(
+        "{}: no such folder; make the corpus with `sidewinder tokenize` or correct the "
+        "path",
+        folder);
   }
   if (!fs::exists(root / kIndexFile)) {
-    fail_environment("{}: there is no {} in it, so it is not a finished corpus; run `sidewinder "
-                     "tokenize` (again) to finish it",
-                     root.string(), kIndexFile);
+    fail_environment(
+        "{}: there is no {} in it, so it is not a finished corpus; run `sidewinder "
+        "tokenize` (again) to finish it",
+        root.string(), kIndexFile);
   }
   folder_ = root.string();
   const std::string index_path = (root / kIndexFile).string();
@@ -151,8 +156,14 @@ Corpus::Corpus(const std::string& folder) {
   }
 }
 
-std::string Corpus::tokenizer() const {
-  return index_.tokenizer_digest == "bytes" ? "bytes" : folder_ + "/" + kTokenizerFile;
+std::string Corpus::tokenizer_file() const {
+  return index_.tokenizer_digest == kBytesTokenizer ? "" : folder_ + "/" + kTokenizerFile;
+}
+
+std::string tokenizer_file(const DataOptions& options) {
+  SIDEWINDER_REQUIRE(!options.train.empty(),
+                     "there is no training data; name at least one corpus in [[data.train]]");
+  return Corpus(options.train.front().folder).tokenizer_file();
 }
 
 size_t Corpus::shard_of(int64_t document) const {

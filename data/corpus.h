@@ -1,10 +1,11 @@
 #pragma once
-// A corpus: a folder of token shards and index.json, which is written last and names every shard with
-// its digests. A folder without index.json is not a corpus (yet).
+// A corpus: a folder of token shards and index.json, which is written last and names every shard
+// with its digests. A folder without index.json is not a corpus (yet).
 //
 //   index.json  tokenizer.model (unless bytes)  train/shard-00000.h5 …  validation/shard-00000.h5 …
 //
-// A corpus with a held-out part is named by either subfolder; without one, shards lie in train/ too.
+// A corpus with a held-out part is named by either subfolder; without one, shards lie in train/
+// too.
 
 #include <cstdint>
 #include <memory>
@@ -12,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "data/options.h"
 #include "data/shard.h"
 
 namespace sidewinder {
@@ -30,7 +32,8 @@ struct CorpusIndex {
 };
 
 std::string to_json(const CorpusIndex& index);
-// Error{environment} naming `path` if the text is not an index, was changed, or is of another version.
+// Error{environment} naming `path` if the text is not an index, was changed, or is of another
+// version.
 CorpusIndex index_from_json(const std::string& text, const std::string& path);
 
 // One part (train or validation) of a corpus. For one thread at a time.
@@ -45,8 +48,8 @@ class Corpus {
   int64_t vocabulary() const { return index_.vocabulary; }
   const std::string& folder() const { return folder_; }
   const CorpusIndex& index() const { return index_; }
-  // Path of the tokenizer model, or "bytes".
-  std::string tokenizer() const;
+  // Path of the tokenizer model; empty for bytes.
+  std::string tokenizer_file() const;
   // Over the records of all its shards.
   const std::string& digest() const { return digest_; }
 
@@ -64,5 +67,8 @@ class Corpus {
   int64_t tokens_ = 0;
   std::string digest_;
 };
+
+// The tokenizer model of the training corpora; empty for bytes.
+std::string tokenizer_file(const DataOptions& options);
 
 }  // namespace sidewinder

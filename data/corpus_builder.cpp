@@ -1,6 +1,7 @@
 #include "data/corpus_builder.h"
 
 #include <fcntl.h>
+#include <nlohmann/json.hpp>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -8,7 +9,6 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <queue>
 #include <unordered_set>
 
@@ -150,10 +150,11 @@ class Part {
     digests_.append(reinterpret_cast<const char*>(&digest), sizeof digest);
     const ShardRecord& shard = shards_[checked_];
     if (static_cast<int64_t>(digests_.size() / sizeof digest) == shard.documents) {
-      SIDEWINDER_REQUIRE(to_hex(digest128(digests_)) == shard.text_digest,
-                         "{}/{}: the texts have changed since this shard was made; remove the folder "
-                         "{} to start again",
-                         output_, shard.file, output_);
+      SIDEWINDER_REQUIRE(
+          to_hex(digest128(digests_)) == shard.text_digest,
+          "{}/{}: the texts have changed since this shard was made; remove the folder "
+          "{} to start again",
+          output_, shard.file, output_);
       digests_.clear();
       ++checked_;
     }
@@ -165,8 +166,8 @@ class Part {
 
   void write_shard() {
     fs::create_directories(fs::path(output_) / name_);
-    shards_.push_back(writer_.write(
-        output_, fmt::format("{}/shard-{:05d}.h5", name_, shards_.size())));
+    shards_.push_back(
+        writer_.write(output_, fmt::format("{}/shard-{:05d}.h5", name_, shards_.size())));
   }
   void finish() {
     SIDEWINDER_REQUIRE(checked_ == to_check_,
@@ -198,9 +199,10 @@ class OutputLock {
     }
     if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
       ::close(descriptor_);
-      fail_user("{}: another process is making a corpus in this folder; wait for it or choose "
-                "another --output",
-                folder);
+      fail_user(
+          "{}: another process is making a corpus in this folder; wait for it or choose "
+          "another --output",
+          folder);
     }
   }
   ~OutputLock() { ::close(descriptor_); }
@@ -239,11 +241,10 @@ std::string settings_of(const CorpusBuildOptions& options, const std::vector<Tex
                           {"hold_out", options.hold_out},
                           {"shard_tokens", options.shard_tokens}};
   if (options.tokenizer.empty()) {
-    value["tokenizer"] = {
-        {"kind", options.training.kind == TokenizerKind::bpe ? "bpe" : "unigram"},
-        {"vocabulary", options.training.vocabulary},
-        {"sample_bytes", options.sample_bytes}};
-  } else if (options.tokenizer == Tokenizer::kBytes) {
+    value["tokenizer"] = {{"kind", options.training.kind == TokenizerKind::bpe ? "bpe" : "unigram"},
+                          {"vocabulary", options.training.vocabulary},
+                          {"sample_bytes", options.sample_bytes}};
+  } else if (options.tokenizer == kBytesTokenizer) {
     value["tokenizer"] = "bytes";
   } else {
     value["tokenizer"] = to_hex(digest128(read_file(options.tokenizer)));
@@ -303,13 +304,14 @@ class Builder {
       return result;
     }
     const std::optional<CorpusIndex> partial = earlier(kPartialFile);
-    const Tokenizer tokenizer = partial ? reopen_tokenizer(*partial) : make_tokenizer();
+    const std::unique_ptr<Tokenizer> tokenizer =
+        partial ? reopen_tokenizer(*partial) : make_tokenizer();
     if (partial) {
       index_ = *partial;
     } else {
-      start_index(tokenizer);
+      start_index(*tokenizer);
     }
-    return tokenize(tokenizer);
+    return tokenize(*tokenizer);
   }
 
  private:
@@ -319,31 +321,32 @@ class Builder {
   std::optional<CorpusIndex> earlier(const char* name) const {
     if (!fs::exists(path(name))) return std::nullopt;
     const CorpusIndex index = index_from_json(read_file(path(name)), path(name));
-    SIDEWINDER_REQUIRE(index.settings == settings_,
-                       "{}: there is a corpus made from other texts or with other options; remove it "
-                       "or choose another --output\n  there: {}\n  now:   {}",
-                       options_.output, index.settings, settings_);
+    SIDEWINDER_REQUIRE(
+        index.settings == settings_,
+        "{}: there is a corpus made from other texts or with other options; remove it "
+        "or choose another --output\n  there: {}\n  now:   {}",
+        options_.output, index.settings, settings_);
     return index;
   }
 
-  Tokenizer reopen_tokenizer(const CorpusIndex& index) const {
-    return Tokenizer::open(
-        index.tokenizer_digest == Tokenizer::kBytes ? "bytes" : path(kTokenizerFile),
-        index.tokenizer_digest);
+  std::unique_ptr<Tokenizer> reopen_tokenizer(const CorpusIndex& index) const {
+    if (index.tokenizer_digest == kBytesTokenizer) return std::make_unique<Tokenizer>();
+    return load_tokenizer(path(kTokenizerFile), index.tokenizer_digest);
   }
 
-  Tokenizer make_tokenizer() {
-    if (options_.tokenizer == Tokenizer::kBytes) return Tokenizer::open("bytes");
-    std::string model;
+  std::unique_ptr<Tokenizer> make_tokenizer() {
+    if (options_.tokenizer == kBytesTokenizer) return std::make_unique<Tokenizer>();
+    std::unique_ptr<Tokenizer> tokenizer;
     if (options_.tokenizer.empty()) {
       const std::vector<std::string> samples = sample_text(files_, options_, report_);
       report_({.stage = "training the tokenizer"});
-      model = train_tokenizer(samples, options_.training);
+      tokenizer = std::make_unique<Tokenizer>(train_tokenizer(samples, options_.training),
+                                              "the trained tokenizer");
     } else {
-      model = Tokenizer::open(options_.tokenizer).model();
+      tokenizer = load_tokenizer(options_.tokenizer);
     }
-    write_file(path(kTokenizerFile), model);
-    return Tokenizer::from_model(std::move(model), path(kTokenizerFile));
+    write_file(path(kTokenizerFile), tokenizer->model());
+    return tokenizer;
   }
 
   void start_index(const Tokenizer& tokenizer) {
@@ -402,9 +405,10 @@ class Builder {
     validation.finish();
     index_.train = train.shards();
     index_.validation = validation.shards();
-    SIDEWINDER_REQUIRE(!index_.train.empty(),
-                       "the inputs hold no document for training ({} empty, {} invalid and skipped)",
-                       stream.counts().empty, stream.counts().skipped);
+    SIDEWINDER_REQUIRE(
+        !index_.train.empty(),
+        "the inputs hold no document for training ({} empty, {} invalid and skipped)",
+        stream.counts().empty, stream.counts().skipped);
     write_file(path(kIndexFile), to_json(index_));
     fs::remove(path(kPartialFile));
     result.index = index_;

@@ -1,10 +1,10 @@
 #pragma once
-// Makes a corpus from text files: trains or takes a tokenizer, tokenizes documents on all threads of
-// the pool, writes shards and at last the index.
+// Makes a corpus from text files: trains or takes a tokenizer, tokenizes documents on all threads
+// of the pool, writes shards and at last the index.
 //
 // The result is a function of the texts and the options: the number of threads does not matter, and
-// an interrupted build that is started again ends with the same bytes. It keeps the shards that were
-// finished (partial.json names them), reads the texts again, and skips what those shards hold.
+// an interrupted build that is started again ends with the same bytes. It keeps the shards that
+// were finished (partial.json names them), reads the texts again, and skips what those shards hold.
 
 #include <cstdint>
 #include <functional>
@@ -21,13 +21,13 @@ struct CorpusBuildOptions {
   std::vector<std::string> inputs;
   std::string output;
   TextOptions text;
-  std::string tokenizer;        // "bytes", a SentencePiece file, or empty: train one
-  TokenizerTraining training;   // if it is trained
+  std::string tokenizer;                     // "bytes", a SentencePiece file, or empty: train one
+  TokenizerTraining training;                // if it is trained
   int64_t sample_bytes = int64_t{16} << 20;  // of text to train on, at most
   // "none", "model" (the id that the model names), or an id.
   std::string bos = "none";
-  std::string eos;              // empty: "model", or "none" for bytes
-  double hold_out = 0.05;       // share of documents, by hash of their name, kept for validation
+  std::string eos;         // empty: "model", or "none" for bytes
+  double hold_out = 0.05;  // share of documents, by hash of their name, kept for validation
   int64_t shard_tokens = int64_t{1} << 26;
 };
 
@@ -42,9 +42,9 @@ struct CorpusBuildProgress {
 struct CorpusBuildResult {
   CorpusIndex index;
   TextCounts text;
-  int64_t duplicates = 0;    // documents equal to an earlier one, left out
-  int64_t kept_shards = 0;   // finished by an earlier, interrupted run
-  bool was_complete = false; // nothing had to be done (then the counts above are 0)
+  int64_t duplicates = 0;     // documents equal to an earlier one, left out
+  int64_t kept_shards = 0;    // finished by an earlier, interrupted run
+  bool was_complete = false;  // nothing had to be done (then the counts above are 0)
 };
 
 CorpusBuildResult build_corpus(const CorpusBuildOptions& options,

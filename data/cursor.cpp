@@ -53,10 +53,14 @@ std::string to_json(const StreamPlace& place, const StreamIdentity& identity) {
   for (const DocumentPiece& piece : place.carry) {
     carry.push_back({piece.corpus, piece.document, piece.first, piece.slots});
   }
-  const json value = {{"version", kVersion},           {"stream", to_json(identity)},
-                      {"plan", place.plan},            {"mixture", mixture},
-                      {"begun", place.begun},          {"carry", carry},
-                      {"counts", to_json(place.counts)}, {"row_length", place.row_length},
+  const json value = {{"version", kVersion},
+                      {"stream", to_json(identity)},
+                      {"plan", place.plan},
+                      {"mixture", mixture},
+                      {"begun", place.begun},
+                      {"carry", carry},
+                      {"counts", to_json(place.counts)},
+                      {"row_length", place.row_length},
                       {"rows_taken", place.rows_taken}};
   return value.dump();
 }
@@ -73,11 +77,11 @@ StreamPlace place_from_json(const std::string& text, const StreamIdentity& ident
     const json here = to_json(identity);
     for (const auto& [key, expected] : here.items()) {
       const json found = value.at("stream").at(key);
-      SIDEWINDER_REQUIRE(
-          found == expected,
-          "the data cursor was made with {} = {}, but here it is {}; continue with the data and data "
-          "options of the run, or start a fresh run",
-          key, found.dump(), expected.dump());
+      SIDEWINDER_REQUIRE(found == expected,
+                         "the data cursor was made with {} = {}, but here it is {}; continue with "
+                         "the data and data "
+                         "options of the run, or start a fresh run",
+                         key, found.dump(), expected.dump());
     }
     value.at("plan").get_to(place.plan);
     for (const json& entry : value.at("mixture")) {
@@ -95,9 +99,10 @@ StreamPlace place_from_json(const std::string& text, const StreamIdentity& ident
     value.at("row_length").get_to(place.row_length);
     value.at("rows_taken").get_to(place.rows_taken);
   } catch (const json::exception& problem) {
-    fail_environment("the data cursor cannot be read: {}; the checkpoint is damaged or of another "
-                     "program",
-                     problem.what());
+    fail_environment(
+        "the data cursor cannot be read: {}; the checkpoint is damaged or of another "
+        "program",
+        problem.what());
   }
   if (place.mixture.size() != num_corpora || place.begun.size() != num_corpora) {
     fail_environment("the data cursor is of {} corpora, but there are {}", place.mixture.size(),

@@ -44,8 +44,8 @@ DocumentRows::DocumentRows(const std::string& folder, const DataOptions& options
     : state_(std::make_unique<State>()) {
   SIDEWINDER_REQUIRE(max_tokens >= 0, "the number of validation tokens is {}; 0 means all",
                      max_tokens);
-  SIDEWINDER_REQUIRE(options.packing_buffer >= 1, "data.packing_buffer is {}; it must be at least 1",
-                     options.packing_buffer);
+  SIDEWINDER_REQUIRE(options.packing_buffer >= 1,
+                     "data.packing_buffer is {}; it must be at least 1", options.packing_buffer);
   state_->options = options;
   state_->corpora.emplace_back(folder);
   Corpus& corpus = state_->corpus();
@@ -78,10 +78,10 @@ Batch DocumentRows::next(int64_t rows, int64_t row_length) {
                      "validation rows must keep their length: {} tokens, then {}",
                      state_->row_length, row_length);
   state_->row_length = row_length;
-  const RowFill fill = {.last_has_slot = last_token_has_slot(state_->options),
-                        .mask_joints = state_->options.mask_joints,
-                        .keep_positions = state_->options.long_documents ==
-                                          LongDocuments::continue_positions};
+  const RowFill fill = {
+      .last_has_slot = last_token_has_slot(state_->options),
+      .mask_joints = state_->options.mask_joints,
+      .keep_positions = state_->options.long_documents == LongDocuments::continue_positions};
   int64_t filled = 0;
   for (; filled < rows; ++filled) {
     if (state_->next_planned == state_->planned.size() && !state_->plan()) break;

@@ -45,8 +45,9 @@ void flush_folder_of(const std::string& path) {
 std::string read_file(const std::string& path, size_t max_bytes) {
   const RandomAccessFile file(path);
   if (file.size() > max_bytes) {
-    fail_environment("{}: has {} bytes, more than the {} that such a file may have; is it the right file?",
-                     path, file.size(), max_bytes);
+    fail_environment(
+        "{}: has {} bytes, more than the {} that such a file may have; is it the right file?", path,
+        file.size(), max_bytes);
   }
   std::string content(file.size(), '\0');
   file.read(0, content.data(), content.size());
@@ -61,8 +62,7 @@ void write_file(const std::string& path, std::string_view content) {
       fail_environment("{}: cannot create the file: {}", temporary, std::strerror(errno));
     }
     for (size_t done = 0; done < content.size();) {
-      const ssize_t written =
-          ::write(file.number(), content.data() + done, content.size() - done);
+      const ssize_t written = ::write(file.number(), content.data() + done, content.size() - done);
       if (written < 0 && errno == EINTR) continue;
       if (written < 0) fail_environment("{}: cannot write: {}", temporary, std::strerror(errno));
       done += static_cast<size_t>(written);

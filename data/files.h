@@ -1,6 +1,6 @@
 #pragma once
-// Small files read and written whole. A written file appears under its name complete and durable, or
-// not at all: temporary name, fsync, rename, fsync of the folder. All throw Error{environment}.
+// Small files read and written whole. A written file appears under its name complete and durable,
+// or not at all: temporary name, fsync, rename, fsync of the folder. All throw Error{environment}.
 
 #include <cstddef>
 #include <cstdint>
@@ -13,8 +13,8 @@ namespace sidewinder {
 std::string read_file(const std::string& path, size_t max_bytes = size_t{1} << 30);
 void write_file(const std::string& path, std::string_view content);
 
-// For files written by others under a temporary name in the same folder: fsync, rename, fsync of the
-// folder.
+// For files written by others under a temporary name in the same folder: fsync, rename, fsync of
+// the folder.
 void flush_file(const std::string& path);
 void publish_file(const std::string& temporary, const std::string& path);
 

@@ -25,10 +25,11 @@ void check_options(const DataOptions& options) {
   SIDEWINDER_REQUIRE(options.prefetch >= 0, "data.prefetch is {}; it must be 0 or more",
                      options.prefetch);
   for (const CorpusOptions& corpus : options.train) {
-    SIDEWINDER_REQUIRE(corpus.weight > 0 && corpus.weight < 1e9,
-                       "corpus {} has weight {}; weights must be above 0 (leave out a corpus that is "
-                       "not wanted)",
-                       corpus.folder, corpus.weight);
+    SIDEWINDER_REQUIRE(
+        corpus.weight > 0 && corpus.weight < 1e9,
+        "corpus {} has weight {}; weights must be above 0 (leave out a corpus that is "
+        "not wanted)",
+        corpus.folder, corpus.weight);
   }
 }
 
@@ -38,11 +39,12 @@ std::vector<Corpus> open_corpora(const DataOptions& options) {
   for (const CorpusOptions& corpus : options.train) corpora.emplace_back(corpus.folder);
   const CorpusIndex& first = corpora.front().index();
   for (const Corpus& corpus : corpora) {
-    SIDEWINDER_REQUIRE(corpus.index().tokenizer_digest == first.tokenizer_digest,
-                       "{} and {} were made with different tokenizers (digests {} and {}); make all "
-                       "corpora of a run with the same one (`sidewinder tokenize --tokenizer`)",
-                       corpora.front().folder(), corpus.folder(), first.tokenizer_digest,
-                       corpus.index().tokenizer_digest);
+    SIDEWINDER_REQUIRE(
+        corpus.index().tokenizer_digest == first.tokenizer_digest,
+        "{} and {} were made with different tokenizers (digests {} and {}); make all "
+        "corpora of a run with the same one (`sidewinder tokenize --tokenizer`)",
+        corpora.front().folder(), corpus.folder(), first.tokenizer_digest,
+        corpus.index().tokenizer_digest);
   }
   return corpora;
 }

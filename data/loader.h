@@ -1,5 +1,6 @@
 #pragma once
-// The stream of batches of a run: a weighted mixture of corpora, shuffled per epoch, packed into rows.
+// The stream of batches of a run: a weighted mixture of corpora, shuffled per epoch, packed into
+// rows.
 //
 // The stream is a pure function of (shards, options, seed, row plans): neither the number of worker
 // threads nor of ranks changes it. A Cursor names a place in it; a loader made with that cursor
@@ -28,8 +29,8 @@ struct Cursor {
   std::string text;
 };
 
-// What became of the documents so far, in slots (see packer.h): the slots of the documents begun are
-// trained, dropped, or belong to pieces of long documents that are yet to come.
+// What became of the documents so far, in slots (see packer.h): the slots of the documents begun
+// are trained, dropped, or belong to pieces of long documents that are yet to come.
 struct DataCounts {
   int64_t documents = 0;       // begun
   int64_t trained_tokens = 0;  // slots filled

@@ -1,7 +1,7 @@
 #pragma once
-// The endless sequence of documents of a run: per corpus, epoch after epoch, each in an order of its
-// own; among corpora, always from the one that lies furthest behind its share of the tokens. A pure
-// function of (corpora, weights, seed), whatever rows are made of it.
+// The endless sequence of documents of a run: per corpus, epoch after epoch, each in an order of
+// its own; among corpora, always from the one that lies furthest behind its share of the tokens. A
+// pure function of (corpora, weights, seed), whatever rows are made of it.
 
 #include <cstdint>
 #include <span>

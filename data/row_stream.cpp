@@ -63,10 +63,11 @@ void RowStream::go_to(const StreamPlace& place) {
   if (place.row_length == 0) return;
   const int64_t taken = place.rows_taken;
   make_plan(place.row_length);
-  SIDEWINDER_REQUIRE(taken <= static_cast<int64_t>(rows_.size()),
-                     "the cursor says that {} rows of a plan of {} were taken; it does not belong to "
-                     "this data or these options",
-                     taken, rows_.size());
+  SIDEWINDER_REQUIRE(
+      taken <= static_cast<int64_t>(rows_.size()),
+      "the cursor says that {} rows of a plan of {} were taken; it does not belong to "
+      "this data or these options",
+      taken, rows_.size());
   for (int64_t i = 0; i < taken; ++i) next(place.row_length);
 }
 
@@ -146,9 +147,9 @@ PackedRow RowStream::next(int64_t row_length) {
     if (options_.long_documents == LongDocuments::truncate) {
       // Not yet truncated for good: the new row may hold more.
       for (DocumentPiece& piece : carry) {
-        piece.slots = slots_of(
-            corpora_[static_cast<size_t>(piece.corpus)].document_length(piece.document),
-            last_has_slot_);
+        piece.slots =
+            slots_of(corpora_[static_cast<size_t>(piece.corpus)].document_length(piece.document),
+                     last_has_slot_);
       }
     }
     begin_next_plan(joined(std::move(carry)));
@@ -182,11 +183,11 @@ DataCounts RowStream::counts() const {
 }
 
 Batch empty_batch(int64_t rows, int64_t row_length) {
-  SIDEWINDER_REQUIRE(rows >= 1 && row_length >= 1 &&
-                         row_length <= std::numeric_limits<int32_t>::max() / rows,
-                     "a batch of {} rows of {} tokens is not possible; both must be at least 1, and "
-                     "there may be at most 2^31 tokens",
-                     rows, row_length);
+  SIDEWINDER_REQUIRE(
+      rows >= 1 && row_length >= 1 && row_length <= std::numeric_limits<int32_t>::max() / rows,
+      "a batch of {} rows of {} tokens is not possible; both must be at least 1, and "
+      "there may be at most 2^31 tokens",
+      rows, row_length);
   Batch batch;
   batch.rows = rows;
   batch.row_length = row_length;

@@ -2,9 +2,9 @@
 // From the sequence of documents to the sequence of packed rows, and the place in it.
 //
 // Rows are planned together: documents are taken until they fill `packing_buffer` rows, packed by
-// best fit, and the rows shuffled. A plan is a pure function of the place where it starts, so a place
-// in the stream is that start and the number of rows taken since. When the row length changes, the
-// documents of the rows not taken are carried into a new plan.
+// best fit, and the rows shuffled. A plan is a pure function of the place where it starts, so a
+// place in the stream is that start and the number of rows taken since. When the row length
+// changes, the documents of the rows not taken are carried into a new plan.
 
 #include <cstdint>
 #include <vector>

@@ -12,8 +12,9 @@ namespace {
 constexpr std::string_view kSpaceSymbol = "\xe2\x96\x81";  // ▁, U+2581
 
 [[noreturn]] void damaged(const std::string& name, const std::string& reason) {
-  fail_environment("{}: not a sound SentencePiece model: {}; copy the file again from where it came",
-                   name, reason);
+  fail_environment(
+      "{}: not a sound SentencePiece model: {}; copy the file again from where it came", name,
+      reason);
 }
 
 // Protocol buffers on the wire: (field number, type) keys before values.
@@ -30,10 +31,22 @@ class WireReader {
     number_ = 0;
     content_ = {};
     switch (key & 7) {
-      case 0: number_ = varint(); type_ = 0; break;
-      case 1: content_ = take(8); type_ = 1; break;
-      case 2: content_ = take(varint()); type_ = 2; break;
-      case 5: content_ = take(4); type_ = 5; break;
+      case 0:
+        number_ = varint();
+        type_ = 0;
+        break;
+      case 1:
+        content_ = take(8);
+        type_ = 1;
+        break;
+      case 2:
+        content_ = take(varint());
+        type_ = 2;
+        break;
+      case 5:
+        content_ = take(4);
+        type_ = 5;
+        break;
       default: damaged(name_, "a field has an unknown wire type");
     }
     return true;
@@ -110,8 +123,8 @@ void parse_normalizer(std::string_view bytes, const std::string& name, SentenceP
 }
 
 // The normalisation rules: a double array (the format of darts-clone) from source to an offset in a
-// table of zero-terminated replacements. Visits every rule, and checks every step that a walk by any
-// text could take.
+// table of zero-terminated replacements. Visits every rule, and checks every step that a walk by
+// any text could take.
 class CharacterMap {
  public:
   CharacterMap(std::string_view blob, const std::string& name) : name_(name) {

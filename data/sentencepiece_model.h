@@ -1,6 +1,6 @@
 #pragma once
-// What a SentencePiece model file says, read without the library: a structure check (the library may
-// crash on damaged files), and where a text may be cut without changing its ids.
+// What a SentencePiece model file says, read without the library: a structure check (the library
+// may crash on damaged files), and where a text may be cut without changing its ids.
 
 #include <array>
 #include <cstdint>
@@ -37,15 +37,16 @@ struct SentencePieceModel {
   std::string character_map;  // the compiled normalisation rules; empty: identity
 };
 
-// Reads and checks the serialized ModelProto; `name` is for messages. Error{environment} if it is not
-// a sound model: wire format, piece list, byte pieces, and the automaton of the normalisation rules.
+// Reads and checks the serialized ModelProto; `name` is for messages. Error{environment} if it is
+// not a sound model: wire format, piece list, byte pieces, and the automaton of the normalisation
+// rules.
 SentencePieceModel parse_sentencepiece(std::string_view bytes, const std::string& name);
 
 // Places where a text can be cut so that encoding the parts gives the ids of the whole.
 //
 // A cut is a space between two printable ASCII characters, "a c", that the model treats simply. The
-// left part ends with `a`; the right part is "c…" if the model adds a dummy prefix (its ▁ then stands
-// for the space) and " c…" if not. Why the ids are the same:
+// left part ends with `a`; the right part is "c…" if the model adds a dummy prefix (its ▁ then
+// stands for the space) and " c…" if not. Why the ids are the same:
 //  1. Normalisation. It replaces the longest rule match at each place, from left to right. No rule
 //     longer than one byte contains a space or has an ASCII character after its first byte, and
 //     neither ' ' nor `a` nor `c` alone is replaced; no user-defined piece contains a space. So a
@@ -56,9 +57,9 @@ SentencePieceModel parse_sentencepiece(std::string_view bytes, const std::string
 //  2. Segmentation. No piece of the vocabulary contains `a` directly before ▁. BPE merges two
 //     neighbours only into a piece, so no merge reaches over the cut, and merges on either side are
 //     ordered by score, then place, among themselves: the other side cannot change them. In Viterbi
-//     (unigram), no edge reaches over the cut, so the best path of the whole is the best paths of the
-//     parts. (The library sums path scores in 32 bits; in very long calls rounding may tip nearly
-//     equal paths, so there the parts are the more exact answer. BPE compares exact scores.)
+//     (unigram), no edge reaches over the cut, so the best path of the whole is the best paths of
+//     the parts. (The library sums path scores in 32 bits; in very long calls rounding may tip
+//     nearly equal paths, so there the parts are the more exact answer. BPE compares exact scores.)
 //  3. Neighbouring unknown pieces are fused by the library. ▁ is a piece of its own (or unknown
 //     characters become bytes), so the right part does not begin with an unknown piece.
 class CutRule {

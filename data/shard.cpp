@@ -39,8 +39,8 @@ std::string frame_digest(const RandomAccessFile& file, uint64_t begin, uint64_t 
 std::vector<uint64_t> block_digests(const void* data, uint64_t bytes) {
   std::vector<uint64_t> digests;
   for (uint64_t at = 0; at < bytes; at += kDigestBlockBytes) {
-    digests.push_back(digest64(static_cast<const char*>(data) + at,
-                               std::min(kDigestBlockBytes, bytes - at)));
+    digests.push_back(
+        digest64(static_cast<const char*>(data) + at, std::min(kDigestBlockBytes, bytes - at)));
   }
   return digests;
 }
@@ -116,9 +116,10 @@ ShardRecord ShardWriter::write(const std::string& folder, const std::string& fil
     check.verify();
     if (check.tokens() != record.tokens || check.documents() != record.documents ||
         check.document_offsets() != doc_offsets_) {
-      fail_environment("{}: reading it back gives other content than was written; the disk is not "
-                       "reliable",
-                       temporary);
+      fail_environment(
+          "{}: reading it back gives other content than was written; the disk is not "
+          "reliable",
+          temporary);
     }
     publish_file(temporary, path);
   } catch (const Error&) {
@@ -139,8 +140,9 @@ ShardReader::ShardReader(const std::string& folder, const ShardRecord& record)
   if (record.tokens_offset > file_.size() ||
       record.tokens_bytes > file_.size() - record.tokens_offset ||
       frame_digest(file_, record.tokens_offset, record.tokens_bytes) != record.frame_digest) {
-    damaged(path_, "its metadata is damaged or it belongs to another corpus (digest differs from "
-                   "the corpus index)");
+    damaged(path_,
+            "its metadata is damaged or it belongs to another corpus (digest differs from "
+            "the corpus index)");
   }
   open();
   if (tokens() != record.tokens || documents() != record.documents ||
@@ -220,9 +222,9 @@ void ShardReader::verify_block(uint64_t block) {
   buffer_.resize(std::min(kDigestBlockBytes, total - begin));
   file_.read(tokens_offset_ + begin, buffer_.data(), buffer_.size());
   if (digest64(buffer_.data(), buffer_.size()) != digests_[block]) {
-    damaged(path_, fmt::format("tokens {} to {} are damaged (digest of block {} differs)",
-                               begin / token_bytes_, (begin + buffer_.size()) / token_bytes_ - 1,
-                               block));
+    damaged(path_,
+            fmt::format("tokens {} to {} are damaged (digest of block {} differs)",
+                        begin / token_bytes_, (begin + buffer_.size()) / token_bytes_ - 1, block));
   }
   verified_[block] = true;
 }
@@ -238,8 +240,8 @@ void ShardReader::read(int64_t document, int64_t first, std::span<int32_t> out) 
   const uint64_t begin =
       (doc_offsets_[static_cast<size_t>(document)] + static_cast<uint64_t>(first)) * token_bytes_;
   const uint64_t bytes = out.size() * token_bytes_;
-  for (uint64_t block = begin / kDigestBlockBytes;
-       block <= (begin + bytes - 1) / kDigestBlockBytes; ++block) {
+  for (uint64_t block = begin / kDigestBlockBytes; block <= (begin + bytes - 1) / kDigestBlockBytes;
+       ++block) {
     if (!verified_[block]) verify_block(block);
   }
   buffer_.resize(bytes);

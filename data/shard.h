@@ -8,8 +8,8 @@
 //   /digest       u64 [blocks]          XXH3-64 of each 128 KiB of /tokens
 //
 // Two digests guard it: that of every block, checked when the block is first read, and the frame
-// digest, over all bytes of the file outside /tokens, which stands in the corpus index and is checked
-// before the HDF5 library parses the file.
+// digest, over all bytes of the file outside /tokens, which stands in the corpus index and is
+// checked before the HDF5 library parses the file.
 
 #include <cstdint>
 #include <span>

@@ -1,11 +1,11 @@
 #include "data/text_reader.h"
 
 #include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "kernels/base/check.h"
 
@@ -14,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
+constexpr std::string_view kReplacement = "\xef\xbf\xbd";    // U+FFFD
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";  // not part of the text
 
 bool ends_with(std::string_view text, std::string_view end) {
@@ -159,8 +159,9 @@ bool TextReader::read_line(std::string& line) {
     any = true;
     const char* start = buffer_.data() + begin_;
     const void* found = std::memchr(start, '\n', end_ - begin_);
-    const size_t length =
-        found != nullptr ? static_cast<size_t>(static_cast<const char*>(found) - start) : end_ - begin_;
+    const size_t length = found != nullptr
+                              ? static_cast<size_t>(static_cast<const char*>(found) - start)
+                              : end_ - begin_;
     line.append(start, length);
     begin_ += length;
     if (line.size() > options_.max_document_bytes) {

@@ -86,8 +86,8 @@ class TextReader {
   size_t end_ = 0;
 };
 
-// The offset of the first byte that is not valid UTF-8 (RFC 3629: no surrogates, no overlong forms),
-// or text.size().
+// The offset of the first byte that is not valid UTF-8 (RFC 3629: no surrogates, no overlong
+// forms), or text.size().
 size_t find_invalid_utf8(std::string_view text);
 
 }  // namespace sidewinder

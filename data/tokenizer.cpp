@@ -28,8 +28,7 @@ template <typename Body>
 bool try_in_child(Body&& body) {
   const pid_t child = ::fork();
   if (child < 0) {
-    fail_environment("cannot start a process to try the tokenizer model: {}",
-                     std::strerror(errno));
+    fail_environment("cannot start a process to try the tokenizer model: {}", std::strerror(errno));
   }
   if (child == 0) {
     const rlimit no_core = {0, 0};
@@ -55,7 +54,8 @@ bool try_in_child(Body&& body) {
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-// Text that visits every piece and many rules: loading a damaged model often succeeds, using it not.
+// Text that visits every piece and many rules: loading a damaged model often succeeds, using it
+// not.
 bool survives_use(const std::string& model) {
   sentencepiece::SentencePieceProcessor processor;
   if (!processor.LoadFromSerializedProto(model).ok()) return false;
@@ -64,7 +64,8 @@ bool survives_use(const std::string& model) {
   const auto use = [&](const std::string& sample) {
     return processor.Encode(sample, &ids).ok() && processor.Decode(ids, &text).ok();
   };
-  std::string sample = "The quick brown fox, 12345 times.\n\tÄäß ﬁ ½ ﷺ 日本語 👍🏽 e\u0301 \u00a0 x";
+  std::string sample =
+      "The quick brown fox, 12345 times.\n\tÄäß ﬁ ½ ﷺ 日本語 👍🏽 e\u0301 \u00a0 x";
   for (int id = 0; id < processor.GetPieceSize(); ++id) {
     sample += processor.IdToPiece(id);
     if (sample.size() > 2000 || id + 1 == processor.GetPieceSize()) {
@@ -96,7 +97,7 @@ std::optional<int32_t> known_id(int id) {
 
 struct Tokenizer::State {
   std::string model;
-  std::string digest{kBytes};
+  std::string digest{kBytesTokenizer};
   int64_t vocabulary = 256;
   // The rest is for SentencePiece only.
   std::unique_ptr<sentencepiece::SentencePieceProcessor> processor;
@@ -113,50 +114,47 @@ struct Tokenizer::State {
   }
 };
 
-Tokenizer::Tokenizer(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
-Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
+Tokenizer::Tokenizer() : state_(std::make_unique<State>()) {}
+
+Tokenizer::Tokenizer(std::string model, const std::string& name)
+    : state_(std::make_unique<State>()) {
+  SentencePieceModel parsed = parse_sentencepiece(model, name);
+  state_->processor = std::make_unique<sentencepiece::SentencePieceProcessor>();
+  const auto status = state_->processor->LoadFromSerializedProto(model);
+  if (!status.ok()) {
+    fail_environment("{}: not a usable SentencePiece model: {}", name, status.ToString());
+  }
+  state_->vocabulary = state_->processor->GetPieceSize();
+  state_->digest = to_hex(digest128(model));
+  state_->bos = known_id(state_->processor->bos_id());
+  state_->eos = known_id(state_->processor->eos_id());
+  state_->cuts = CutRule(parsed);
+  state_->pieces = std::move(parsed.pieces);
+  state_->model = std::move(model);
+}
+
 Tokenizer::~Tokenizer() = default;
 
-Tokenizer Tokenizer::open(const std::string& name_or_path, const std::string& expected_digest) {
-  if (name_or_path == kBytes) return Tokenizer(std::make_unique<State>());
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& name_or_path,
+                                          const std::string& expected_digest) {
+  if (name_or_path == kBytesTokenizer) return std::make_unique<Tokenizer>();
   std::string model = read_file(name_or_path);
-  const std::string digest = to_hex(digest128(model));
-  if (!expected_digest.empty() && digest != expected_digest) {
+  if (expected_digest.empty()) {
+    parse_sentencepiece(model, name_or_path);
+    if (!try_in_child([&] { return survives_use(model); })) {
+      fail_environment(
+          "{}: the SentencePiece library cannot use this model (it was tried in a separate "
+          "process); "
+          "the file is damaged or of another format",
+          name_or_path);
+    }
+  } else if (const std::string digest = to_hex(digest128(model)); digest != expected_digest) {
     fail_environment(
         "{}: its digest is {} but {} was expected; it is damaged or another tokenizer than the one "
         "that made the data",
         name_or_path, digest, expected_digest);
   }
-  // A model we have loaded before was tried then.
-  if (expected_digest.empty() && !model.empty()) {
-    parse_sentencepiece(model, name_or_path);
-    if (!try_in_child([&] { return survives_use(model); })) {
-      fail_environment(
-          "{}: the SentencePiece library cannot use this model (it was tried in a separate process); "
-          "the file is damaged or of another format",
-          name_or_path);
-    }
-  }
-  return from_model(std::move(model), name_or_path);
-}
-
-Tokenizer Tokenizer::from_model(std::string model, const std::string& name) {
-  SentencePieceModel parsed = parse_sentencepiece(model, name);
-  auto state = std::make_unique<State>();
-  state->processor = std::make_unique<sentencepiece::SentencePieceProcessor>();
-  const auto status = state->processor->LoadFromSerializedProto(model);
-  if (!status.ok()) {
-    fail_environment("{}: not a usable SentencePiece model: {}", name, status.ToString());
-  }
-  state->vocabulary = state->processor->GetPieceSize();
-  state->digest = to_hex(digest128(model));
-  state->bos = known_id(state->processor->bos_id());
-  state->eos = known_id(state->processor->eos_id());
-  state->cuts = CutRule(parsed);
-  state->pieces = std::move(parsed.pieces);
-  state->model = std::move(model);
-  return Tokenizer(std::move(state));
+  return std::make_unique<Tokenizer>(std::move(model), name_or_path);
 }
 
 int64_t Tokenizer::vocabulary() const { return state_->vocabulary; }
@@ -246,10 +244,11 @@ class SampleIterator : public sentencepiece::SentenceIterator {
 std::string train_tokenizer(const std::vector<std::string>& samples,
                             const TokenizerTraining& options) {
   SIDEWINDER_REQUIRE(!samples.empty(), "there is no text to train a tokenizer on");
-  SIDEWINDER_REQUIRE(options.vocabulary >= 300 && options.vocabulary <= 1'000'000,
-                     "a tokenizer with a vocabulary of {} cannot be trained; from 300 (256 bytes, 3 "
-                     "control pieces, characters) to 1000000 are possible",
-                     options.vocabulary);
+  SIDEWINDER_REQUIRE(
+      options.vocabulary >= 300 && options.vocabulary <= 1'000'000,
+      "a tokenizer with a vocabulary of {} cannot be trained; from 300 (256 bytes, 3 "
+      "control pieces, characters) to 1000000 are possible",
+      options.vocabulary);
   for (const std::string& sample : samples) SIDEWINDER_ASSERT(sample.size() <= kLongestSample);
   SampleIterator iterator(samples);
   std::string model;
@@ -267,7 +266,8 @@ std::string train_tokenizer(const std::vector<std::string>& samples,
        {"num_threads", "8"},
        {"minloglevel", "2"}},
       &iterator, &model);
-  SIDEWINDER_REQUIRE(status.ok(), "cannot train a tokenizer with a vocabulary of {} on this text: {}",
+  SIDEWINDER_REQUIRE(status.ok(),
+                     "cannot train a tokenizer with a vocabulary of {} on this text: {}",
                      options.vocabulary, status.ToString());
   return model;
 }

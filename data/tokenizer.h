@@ -14,18 +14,13 @@ namespace sidewinder {
 
 class Tokenizer {
  public:
-  static constexpr std::string_view kBytes = "bytes";
-
-  // "bytes", or the path of a SentencePiece model. A damaged or unsuitable file is
-  // Error{environment}. If `expected_digest` is given, another file is refused, and a file with that
-  // digest is not tried in a child process first.
-  static Tokenizer open(const std::string& name_or_path, const std::string& expected_digest = {});
-  // From the bytes of a SentencePiece model; `name` is for messages.
-  static Tokenizer from_model(std::string model, const std::string& name);
-
-  Tokenizer(Tokenizer&&) noexcept;
-  Tokenizer& operator=(Tokenizer&&) noexcept;
+  // Bytes.
+  Tokenizer();
+  // From the bytes of a SentencePiece model, whose structure is checked; `name` is for messages.
+  Tokenizer(std::string model, const std::string& name);
   ~Tokenizer();
+  Tokenizer(const Tokenizer&) = delete;
+  Tokenizer& operator=(const Tokenizer&) = delete;
 
   int64_t vocabulary() const;
   // XXH3-128 of the model file; "bytes" for bytes.
@@ -54,9 +49,16 @@ class Tokenizer {
 
  private:
   struct State;
-  explicit Tokenizer(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+
+inline constexpr std::string_view kBytesTokenizer = "bytes";
+
+// "bytes", or the path of a SentencePiece model. A damaged or unsuitable file is
+// Error{environment}: it is tried in a child process first, since the library may crash on it. If
+// `expected_digest` is given, another file is refused, and one with that digest is not tried.
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& name_or_path,
+                                          const std::string& expected_digest = {});
 
 enum class TokenizerKind : uint8_t { unigram, bpe };
 

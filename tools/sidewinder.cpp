@@ -13,6 +13,7 @@
 #include "tools/commands/eval.h"
 #include "tools/commands/generate.h"
 #include "tools/commands/selftest.h"
+#include "tools/commands/tokenize.h"
 #include "tools/commands/train.h"
 
 namespace sidewinder {
@@ -22,6 +23,44 @@ using Run = std::function<ExitCode()>;
 
 void add_json(CLI::App& command, std::string& path) {
   command.add_option("--json", path, "also write the result to FILE as JSON")->type_name("FILE");
+}
+
+void add_tokenize(CLI::App& app, Run& run) {
+  auto options = std::make_shared<TokenizeCommand>();
+  CLI::App& command = *app.add_subcommand(
+      "tokenize", "Make a corpus of token shards from text; interrupted, it continues when started again");
+  command.add_option("inputs", options->inputs,
+                     "files and folders: UTF-8 text (a file is a document) or .jsonl (a record is one); "
+                     "also as .gz, .xz, .zst")
+      ->required();
+  command.add_option("--output", options->output, "folder of the corpus")->type_name("FOLDER")->required();
+  command.add_option("--tokenizer", options->tokenizer,
+                     "SentencePiece model, or bytes (id = byte, vocabulary 256); default: train one")
+      ->type_name("FILE");
+  command.add_option("--vocabulary", options->vocabulary, "pieces of a trained tokenizer")
+      ->capture_default_str();
+  command.add_option("--model-type", options->model_type, "unigram or bpe, of a trained tokenizer")
+      ->capture_default_str();
+  command.add_option("--sample-mib", options->sample_mib, "text to train the tokenizer on, at most")
+      ->capture_default_str();
+  command.add_option("--field", options->field, "field of JSON records that holds the text")
+      ->capture_default_str();
+  command.add_option("--invalid", options->invalid,
+                     "text that is not UTF-8: error, replace (by U+FFFD) or skip (the document)")
+      ->capture_default_str();
+  command.add_option("--bos", options->bos, "before each document: none, model (the model's id) or an id")
+      ->capture_default_str();
+  command.add_option("--eos", options->eos,
+                     "after each document: none, model or an id (default: model; none for bytes)");
+  command.add_option("--hold-out", options->hold_out,
+                     "share of documents kept for validation, by hash of their name; 0: none")
+      ->capture_default_str();
+  command.add_option("--shard-tokens", options->shard_tokens, "tokens after which a shard is finished")
+      ->capture_default_str();
+  command.add_option("--max-document-mib", options->max_document_mib, "longer documents are an error")
+      ->capture_default_str();
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return tokenize(*options); }; });
 }
 
 void add_train(CLI::App& app, Run& run) {
@@ -86,6 +125,7 @@ ExitCode run_program(int argc, char** argv) {
              "75 saved and wants to be started again, 76 peer lost, 79 too many non-finite steps,\n"
              "80 no progress, 81 stale attempt. `sidewinder COMMAND --help` lists a command's options.");
   Run run;
+  add_tokenize(app, run);
   add_train(app, run);
   add_eval(app, run);
   add_generate(app, run);

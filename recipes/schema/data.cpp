@@ -22,9 +22,11 @@ Section data_section() {
            field(
                "long_documents", &Options::long_documents,
                "documents longer than a row: continue_reset puts the pieces into later rows, each "
-               "with positions and states of its own; truncate keeps the first row's worth; drop "
+               "with positions and states of its own; continue_positions does so but lets the "
+               "positions go on; truncate keeps the first row's worth; drop "
                "leaves them out",
                {{"continue_reset", LongDocuments::continue_reset},
+                {"continue_positions", LongDocuments::continue_positions},
                 {"truncate", LongDocuments::truncate},
                 {"drop", LongDocuments::drop}}),
            field("packing_buffer", &Options::packing_buffer, "rows planned together by best fit",
