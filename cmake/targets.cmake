@@ -64,6 +64,7 @@ function(sidewinder_program)
     nlohmann_json::nlohmann_json)
   add_executable(sidewinder ${PROJECT_SOURCE_DIR}/tools/sidewinder.cpp)
   target_link_libraries(sidewinder PRIVATE sidewinder_tools)
+  target_compile_definitions(sidewinder PRIVATE SIDEWINDER_VERSION="${PROJECT_VERSION}")
   install(TARGETS sidewinder RUNTIME DESTINATION bin)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/recipes/ DESTINATION share/sidewinder/recipes
     FILES_MATCHING PATTERN "*.toml")

@@ -70,11 +70,11 @@ TrainedModel load_trained_model(const std::string& path) {
   for (const auto& candidate : {folder, folder.parent_path(), folder.parent_path().parent_path()}) {
     const std::string file = tokenizer_path(candidate.string());
     if (std::filesystem::exists(file)) {
-      trained.tokenizer = Tokenizer::open(file);
+      trained.tokenizer = load_tokenizer(file);
       return trained;
     }
   }
-  trained.tokenizer = Tokenizer::open(std::string(Tokenizer::kBytes));
+  trained.tokenizer = std::make_unique<Tokenizer>();
   return trained;
 }
 

@@ -27,7 +27,7 @@ void load_weights(HybridModel& model, const CheckpointContent& content, const st
 struct TrainedModel {
   Recipe recipe;
   std::unique_ptr<HybridModel> model;
-  std::optional<Tokenizer> tokenizer;  // always set
+  std::unique_ptr<Tokenizer> tokenizer;
   int64_t step = 0;
 };
 // `path`: a run folder (its newest sound checkpoint) or a checkpoint folder.

@@ -12,7 +12,9 @@
 #include "kernels/base/error.h"
 #include "tools/commands/eval.h"
 #include "tools/commands/generate.h"
+#include "tools/commands/recipe.h"
 #include "tools/commands/selftest.h"
+#include "tools/commands/synthesize.h"
 #include "tools/commands/tokenize.h"
 #include "tools/commands/train.h"
 
@@ -63,13 +65,62 @@ void add_tokenize(CLI::App& app, Run& run) {
   command.callback([options, &run] { run = [options] { return tokenize(*options); }; });
 }
 
+void add_sets(CLI::App& command, std::vector<std::string>& sets) {
+  command.add_option("--set", sets, "override a recipe key, e.g. --set train.steps=100; repeatable")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+}
+
+void add_synthesize(CLI::App& app, Run& run) {
+  auto options = std::make_shared<SynthesizeCommand>();
+  CLI::App& command = *app.add_subcommand("synthesize", "Write documents of a memory task as JSON lines");
+  command.add_option("task", options->task, "copy or recall")->required();
+  command.add_option("output", options->output, "JSONL file to write")->required();
+  command.add_option("--documents", options->documents, "how many")->capture_default_str();
+  command.add_option("--length", options->length, "letters to copy, or key-value pairs")->capture_default_str();
+  command.add_option("--distance", options->distance, "filler between what is given and what is asked")
+      ->capture_default_str();
+  command.add_option("--seed", options->seed, "the same seed gives the same documents")->capture_default_str();
+  command.callback([options, &run] { run = [options] { return synthesize(*options); }; });
+}
+
+void add_recipe(CLI::App& app, Run& run) {
+  struct Options {
+    std::string path, key, output, json_path;
+    std::vector<std::string> sets;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App& command = *app.add_subcommand("recipe", "Check, show and explain recipes");
+  command.require_subcommand(1);
+  const auto code = [](int value) { return static_cast<ExitCode>(value); };
+  CLI::App& check = *command.add_subcommand("check", "Read a recipe and report every mistake in it");
+  check.add_option("recipe", options->path, "recipe file (TOML)")->required();
+  add_sets(check, options->sets);
+  add_json(check, options->json_path);
+  check.callback([=, &run] {
+    run = [=] { return code(recipe_check(options->path, options->sets, options->json_path)); };
+  });
+  CLI::App& show = *command.add_subcommand("show", "Print a recipe with all defaults");
+  show.add_option("recipe", options->path, "recipe file (TOML)")->required();
+  add_sets(show, options->sets);
+  add_json(show, options->json_path);
+  show.callback([=, &run] {
+    run = [=] { return code(recipe_show(options->path, options->sets, options->json_path)); };
+  });
+  CLI::App& explain = *command.add_subcommand("explain", "What a key or a section means");
+  explain.add_option("key", options->key, "e.g. train.precision or train")->required();
+  add_json(explain, options->json_path);
+  explain.callback([=, &run] { run = [=] { return code(recipe_explain(options->key, options->json_path)); }; });
+  CLI::App& docs = *command.add_subcommand("docs", "Write the reference page of all keys");
+  docs.add_option("output", options->output, "file to write (default: standard output)");
+  docs.callback([=, &run] { run = [=] { return code(recipe_docs(options->output)); }; });
+}
+
 void add_train(CLI::App& app, Run& run) {
   auto options = std::make_shared<TrainCommand>();
   CLI::App& command = *app.add_subcommand("train", "Train a model from a recipe, or continue its run");
   command.add_option("recipe", options->recipe, "recipe file (TOML)")->required();
-  command.add_option("--set", options->sets, "override a recipe key, e.g. --set train.steps=100")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(false);
+  add_sets(command, options->sets);
   command.add_flag("--fresh", options->fresh, "start anew in a folder beside a run that has checkpoints");
   command.add_flag("--allow-different-cpu", options->allow_different_cpu,
                    "continue although another instruction set made the checkpoint (other bits)");
@@ -126,10 +177,13 @@ ExitCode run_program(int argc, char** argv) {
              "80 no progress, 81 stale attempt. `sidewinder COMMAND --help` lists a command's options.");
   Run run;
   add_tokenize(app, run);
+  add_tokenize(app, run);
   add_train(app, run);
   add_eval(app, run);
   add_generate(app, run);
+  add_recipe(app, run);
   add_selftest(app, run);
+  add_synthesize(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

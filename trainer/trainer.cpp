@@ -57,7 +57,14 @@ Batch rows_of(const Batch& batch, int64_t begin, int64_t end) {
 }  // namespace
 
 Layouts layouts_of(const Batch& batch, const DataOptions& options) {
-  return {make_layout(batch, options.isolate_attention), make_layout(batch, options.isolate_state)};
+  // Where documents are not isolated a row is one sequence; padding stands at its end, where it
+  // disturbs nothing.
+  const auto layout = [&](bool isolate) {
+    return isolate ? SequenceLayout::packed(batch.rows, batch.row_length, batch.document_starts,
+                                            batch.first_positions)
+                   : SequenceLayout::unpacked(batch.rows, batch.row_length);
+  };
+  return {layout(options.isolate_attention), layout(options.isolate_state)};
 }
 
 double Evaluation::bits_per_byte() const {

@@ -43,9 +43,8 @@ void refuse_changed_keys(const CheckpointContent& content, const Recipe& recipe)
 }
 
 void copy_tokenizer(const Recipe& recipe) {
-  SIDEWINDER_REQUIRE(!recipe.data.train.empty(), "no [[data.train]] folder is named");
-  const std::string source = Corpus(recipe.data.train.front().folder).tokenizer();
-  if (source == Tokenizer::kBytes) return;
+  const std::string source = tokenizer_file(recipe.data);
+  if (source.empty()) return;  // bytes
   fs::copy_file(source, tokenizer_path(recipe.run.folder), fs::copy_options::overwrite_existing);
 }
 
