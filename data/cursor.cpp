@@ -47,7 +47,7 @@ StreamIdentity identity_of(const std::string& data_digest, uint64_t seed,
 std::string to_json(const StreamPlace& place, const StreamIdentity& identity) {
   json mixture = json::array();
   for (const MixturePlace& entry : place.mixture) {
-    mixture.push_back({entry.epoch, entry.position, entry.tokens});
+    mixture.push_back({entry.epoch, entry.position, entry.slots});
   }
   json carry = json::array();
   for (const DocumentPiece& piece : place.carry) {

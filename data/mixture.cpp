@@ -67,14 +67,14 @@ void Mixture::go_to(std::vector<MixturePlace> places) {
 
 Mixture::Choice Mixture::next() {
   int64_t total = 0;
-  for (const MixturePlace& place : places_) total += place.tokens;
-  // Behind by most tokens; the first of equals. At the start all are equal and the largest share
+  for (const MixturePlace& place : places_) total += place.slots;
+  // Behind by most slots; the first of equals. At the start all are equal and the largest share
   // goes first, so that a small one waits for its turn.
   size_t best = 0;
   double most = 0;
   for (size_t corpus = 0; corpus < sources_.size(); ++corpus) {
     const double behind = shares_[corpus] * (static_cast<double>(total) + 1) -
-                          static_cast<double>(places_[corpus].tokens);
+                          static_cast<double>(places_[corpus].slots);
     if (corpus == 0 || behind > most) {
       best = corpus;
       most = behind;
@@ -91,6 +91,6 @@ Mixture::Choice Mixture::next() {
   return {static_cast<int32_t>(best), static_cast<int64_t>(document)};
 }
 
-void Mixture::took(int64_t tokens) { places_[last_].tokens += tokens; }
+void Mixture::took(int64_t slots) { places_[last_].slots += slots; }
 
 }  // namespace sidewinder

@@ -1,6 +1,6 @@
 #pragma once
 // The endless sequence of documents of a run: per corpus, epoch after epoch, each in an order of
-// its own; among corpora, always from the one that lies furthest behind its share of the tokens. A
+// its own; among corpora, always from the one that lies furthest behind its share of the row slots. A
 // pure function of (corpora, weights, seed), whatever rows are made of it.
 
 #include <cstdint>
@@ -32,7 +32,7 @@ struct MixtureSource {
 struct MixturePlace {
   int64_t epoch = 0;
   int64_t position = 0;  // documents taken in this epoch
-  int64_t tokens = 0;    // taken in all
+  int64_t slots = 0;     // taken in all
   bool operator==(const MixturePlace&) const = default;
 };
 
@@ -44,9 +44,9 @@ class Mixture {
     int32_t corpus = 0;
     int64_t document = 0;
   };
-  // The next document. The caller then says how many tokens it has, before the next call.
+  // The next document. The caller then says how many row slots it fills, before the next call.
   Choice next();
-  void took(int64_t tokens);
+  void took(int64_t slots);
 
   const std::vector<MixturePlace>& places() const { return places_; }
   void go_to(std::vector<MixturePlace> places);

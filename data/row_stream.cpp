@@ -54,7 +54,34 @@ RowStream::RowStream(std::vector<Corpus>& corpora, const DataOptions& options, u
   start_.begun = begun_;
 }
 
+void RowStream::check(const StreamPlace& place) const {
+  bool good = place.plan >= 0 && place.row_length >= 0 && place.rows_taken >= 0 &&
+              place.mixture.size() == corpora_.size() && place.begun.size() == corpora_.size();
+  for (size_t i = 0; good && i < corpora_.size(); ++i) {
+    const MixturePlace& entry = place.mixture[i];
+    good = entry.epoch >= 0 && entry.position >= 0 && entry.position < corpora_[i].documents() &&
+           entry.slots >= 0 && place.begun[i] >= 0;
+  }
+  for (size_t i = 0; good && i < place.carry.size(); ++i) {
+    const DocumentPiece& piece = place.carry[i];
+    good = piece.corpus >= 0 && piece.corpus < static_cast<int64_t>(corpora_.size());
+    if (!good) break;
+    const Corpus& corpus = corpora_[static_cast<size_t>(piece.corpus)];
+    good = piece.document >= 0 && piece.document < corpus.documents() && piece.first >= 0 &&
+           piece.slots > 0;
+    if (!good) break;
+    const int64_t whole = slots_of(corpus.document_length(piece.document), last_has_slot_);
+    good = piece.first <= whole && piece.slots <= whole - piece.first;
+  }
+  if (!good) {
+    fail_environment(
+        "the data cursor holds numbers that fit no place in this data; the checkpoint is "
+        "damaged");
+  }
+}
+
 void RowStream::go_to(const StreamPlace& place) {
+  check(place);
   start_ = place;
   counts_ = place.counts;
   begun_ = place.begun;
@@ -63,11 +90,11 @@ void RowStream::go_to(const StreamPlace& place) {
   if (place.row_length == 0) return;
   const int64_t taken = place.rows_taken;
   make_plan(place.row_length);
-  SIDEWINDER_REQUIRE(
-      taken <= static_cast<int64_t>(rows_.size()),
-      "the cursor says that {} rows of a plan of {} were taken; it does not belong to "
-      "this data or these options",
-      taken, rows_.size());
+  if (taken > static_cast<int64_t>(rows_.size())) {
+    fail_environment(
+        "the data cursor says that {} rows of a plan of {} were taken; the checkpoint is damaged",
+        taken, rows_.size());
+  }
   for (int64_t i = 0; i < taken; ++i) next(place.row_length);
 }
 
@@ -102,7 +129,6 @@ void RowStream::make_plan(int64_t row_length) {
     const Mixture::Choice choice = mixture_.next();
     const int64_t tokens =
         corpora_[static_cast<size_t>(choice.corpus)].document_length(choice.document);
-    mixture_.took(tokens);
     const int64_t before = slots;
     const int64_t whole = slots_of(tokens, last_has_slot_);
     if (whole == 0) {  // a document of one token predicts nothing
@@ -110,6 +136,7 @@ void RowStream::make_plan(int64_t row_length) {
       ++begun_[static_cast<size_t>(choice.corpus)];
     }
     add({choice.corpus, choice.document, 0, whole});
+    mixture_.took(slots - before);
     fruitless = slots == before ? fruitless + 1 : 0;
     SIDEWINDER_REQUIRE(fruitless <= 2 * documents + 1000,
                        "no document of the training data fits in a row of {} tokens; raise the "

@@ -46,6 +46,7 @@ class RowStream {
   DataCounts counts() const;
 
  private:
+  void check(const StreamPlace& place) const;
   void make_plan(int64_t row_length);
   void begin_next_plan(std::vector<DocumentPiece> carry);
   // The piece with which a document enters a plan; without slots if the policy leaves it out.

@@ -1,0 +1,478 @@
+#include "data/loader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "data/mixture.h"
+#include "kernels/base/error.h"
+#include "tests/support/small_corpus.h"
+#include "tests/support/temporary_folder.h"
+
+namespace sidewinder {
+namespace {
+
+using testing::Documents;
+using testing::TemporaryFolder;
+
+DataOptions options_for(const std::vector<std::string>& folders) {
+  DataOptions options;
+  for (const std::string& folder : folders) options.train.push_back({folder, folder, 1.0});
+  options.packing_buffer = 5;
+  options.prefetch = 2;
+  return options;
+}
+
+Loader::PlanFunction fixed(int64_t rows, int64_t row_length) {
+  return [=](const Progress&) { return RowPlan{rows, row_length}; };
+}
+
+bool same(const Batch& a, const Batch& b) {
+  return a.rows == b.rows && a.row_length == b.row_length && a.tokens == b.tokens &&
+         a.targets == b.targets && a.document_starts == b.document_starts &&
+         a.first_positions == b.first_positions && a.num_targets == b.num_targets &&
+         a.num_padding == b.num_padding;
+}
+
+// Documents whose ids are all different, so that a pair (input, target) names its place.
+Documents distinct_documents(const std::vector<int64_t>& lengths, int32_t first = 1) {
+  Documents documents;
+  for (const int64_t length : lengths) {
+    std::vector<int32_t>& document = documents.emplace_back();
+    for (int64_t i = 0; i < length; ++i) document.push_back(first++);
+  }
+  return documents;
+}
+
+// The vocabulary of shards with more than 65536 ids, which are stored as u32.
+constexpr int64_t kWide = 200'000;
+
+using Pairs = std::map<std::pair<int32_t, int32_t>, int64_t>;
+
+Pairs pairs_of(const Documents& documents) {
+  Pairs pairs;
+  for (const auto& document : documents) {
+    for (size_t i = 0; i + 1 < document.size(); ++i) ++pairs[{document[i], document[i + 1]}];
+  }
+  return pairs;
+}
+
+void add_pairs(const Batch& batch, Pairs& pairs) {
+  for (size_t t = 0; t < batch.tokens.size(); ++t) {
+    if (batch.targets[t] != kIgnoredTarget) ++pairs[{batch.tokens[t], batch.targets[t]}];
+  }
+}
+
+// What must hold of any batch.
+void check_batch(const Batch& batch) {
+  const auto slots = static_cast<size_t>(batch.rows * batch.row_length);
+  ASSERT_EQ(batch.tokens.size(), slots);
+  ASSERT_EQ(batch.targets.size(), slots);
+  ASSERT_EQ(batch.document_starts.size(), batch.first_positions.size());
+  EXPECT_TRUE(std::is_sorted(batch.document_starts.begin(), batch.document_starts.end()));
+  for (int64_t row = 0; row < batch.rows; ++row) {
+    EXPECT_TRUE(std::binary_search(batch.document_starts.begin(), batch.document_starts.end(),
+                                   static_cast<int32_t>(row * batch.row_length)));
+  }
+  EXPECT_EQ(batch.num_targets,
+            std::count_if(batch.targets.begin(), batch.targets.end(),
+                          [](int32_t target) { return target != kIgnoredTarget; }));
+}
+
+// The pairs of the documents that a mixture of one corpus draws up to a place.
+Pairs drawn_pairs(const Documents& documents, uint64_t seed, int64_t draws) {
+  Mixture mixture({{static_cast<int64_t>(documents.size()), 1.0}}, seed);
+  Pairs pairs;
+  for (int64_t i = 0; i < draws; ++i) {
+    const auto& document = documents[static_cast<size_t>(mixture.next().document)];
+    for (size_t k = 0; k + 1 < document.size(); ++k) ++pairs[{document[k], document[k + 1]}];
+    mixture.took(1);
+  }
+  return pairs;
+}
+
+// Reads rows one by one. Whenever all rows of a plan are taken, what was seen must be exactly the
+// pairs of all documents drawn so far, each as often as it was drawn. Returns how often that was.
+int check_every_plan(const Documents& documents, const DataOptions& options, uint64_t seed,
+                     const std::function<int64_t(int64_t)>& row_length_at, int64_t steps) {
+  using nlohmann::json;
+  Loader loader(options, seed, [&](const Progress& progress) {
+    return RowPlan{1, row_length_at(progress.step)};
+  });
+  Pairs seen;
+  Pairs seen_before;
+  json before;
+  int plans = 0;
+  for (int64_t step = 0; step < steps; ++step) {
+    const Batch batch = loader.next();
+    check_batch(batch);
+    add_pairs(batch, seen);
+    const json now = json::parse(loader.cursor().text);
+    if (!before.is_null() && now["plan"] != before["plan"] && now["carry"].empty()) {
+      const json& place = now["mixture"][0];
+      const int64_t draws = place[0].get<int64_t>() * static_cast<int64_t>(documents.size()) +
+                            place[1].get<int64_t>();
+      EXPECT_EQ(seen_before, drawn_pairs(documents, seed, draws)) << "step " << step;
+      ++plans;
+    }
+    before = now;
+    seen_before = seen;
+  }
+  return plans;
+}
+
+TEST(Loader, GivesEveryPredictionOfEveryDocumentOnceAnEpoch) {
+  for (uint64_t seed = 0; seed < 10; ++seed) {
+    SCOPED_TRACE(seed);
+    const TemporaryFolder folder;
+    std::vector<int64_t> lengths = testing::random_lengths(40, 150, seed);
+    lengths.insert(lengths.end(), {1, 2, 8, 9, 16, 17, 18});  // around the row length of 16
+    const Documents documents = distinct_documents(lengths);
+    testing::write_corpus(folder.path(), documents, kWide, 13);
+    for (const int64_t row_length : {1, 7, 16, 200}) {
+      EXPECT_GE(check_every_plan(
+                    documents, options_for({folder.path()}), seed,
+                    [=](int64_t) { return row_length; }, 400),
+                5);
+    }
+  }
+}
+
+TEST(Loader, LosesNothingWhenTheRowLengthChanges) {
+  const TemporaryFolder folder;
+  const Documents documents = distinct_documents(testing::random_lengths(50, 120, 4));
+  testing::write_corpus(folder.path(), documents, kWide);
+  for (const int64_t every : {1, 2, 3, 7}) {
+    // Changes for a while, at each place within plans, then stays, so that plans are emptied.
+    const auto row_length_at = [=](int64_t step) {
+      const int64_t phase = step / every;
+      return phase % 50 < 25 ? 8 + 5 * (phase % 11) : 20;
+    };
+    EXPECT_GE(check_every_plan(documents, options_for({folder.path()}), 9, row_length_at, 800), 3);
+  }
+}
+
+TEST(Loader, ContinuesAfterEveryStepWithTheSameBatches) {
+  const TemporaryFolder a;
+  const TemporaryFolder b;
+  testing::write_corpus(a.path(), distinct_documents(testing::random_lengths(20, 60, 1)), kWide, 7);
+  testing::write_corpus(b.path(), distinct_documents(testing::random_lengths(9, 200, 2), 50'000),
+                        kWide, 4);
+  // Row length and number of rows change, twice in the middle of a plan.
+  const auto plan = [](const Progress& progress) {
+    if (progress.step < 7) return RowPlan{2, 16};
+    if (progress.step < 12) return RowPlan{3, 24};
+    if (progress.step < 20) return RowPlan{4, 24};
+    return RowPlan{1, 96};
+  };
+  for (const LongDocuments policy :
+       {LongDocuments::continue_reset, LongDocuments::continue_positions, LongDocuments::truncate,
+        LongDocuments::drop}) {
+    for (const bool joints : {true, false}) {
+      DataOptions options = options_for({a.path(), b.path()});
+      options.train[1].weight = 2.5;
+      options.long_documents = policy;
+      options.mask_joints = joints;
+      constexpr int64_t kSteps = 60;  // several epochs of both corpora
+      std::vector<Batch> batches;
+      std::vector<std::string> cursors;
+      std::vector<DataCounts> counts;
+      Loader loader(options, 42, plan);
+      Progress progress;
+      std::vector<Progress> progresses;
+      for (int64_t step = 0; step < kSteps; ++step) {
+        cursors.push_back(loader.cursor().text);
+        counts.push_back(loader.counts());
+        progresses.push_back(progress);
+        batches.push_back(loader.next());
+        check_batch(batches.back());
+        ++progress.step;
+        progress.row_slots += batches.back().rows * batches.back().row_length;
+      }
+      EXPECT_GE(loader.counts().epochs, 2);
+      for (int64_t start = 0; start < kSteps; ++start) {
+        const auto first = static_cast<size_t>(start);
+        Loader resumed(options, 42, plan, progresses[first], Cursor{cursors[first]});
+        EXPECT_EQ(resumed.counts().trained_tokens, counts[first].trained_tokens);
+        for (int64_t step = start; step < std::min(kSteps, start + 15); ++step) {
+          const auto i = static_cast<size_t>(step);
+          EXPECT_EQ(resumed.cursor().text, cursors[i]);
+          ASSERT_TRUE(same(resumed.next(), batches[i])) << "start " << start << " step " << step;
+        }
+      }
+    }
+  }
+}
+
+TEST(Loader, DependsOnRowSlotsAloneNotOnRowsPerStep) {
+  const TemporaryFolder folder;
+  testing::write_corpus(folder.path(), distinct_documents(testing::random_lengths(40, 90, 3)),
+                        kWide);
+  const DataOptions options = options_for({folder.path()});
+  Loader wide(options, 1, fixed(6, 16));
+  Loader narrow(options, 1, fixed(2, 16));
+  for (int step = 0; step < 20; ++step) {
+    const Batch expected = wide.next();
+    std::vector<int32_t> tokens;
+    for (int part = 0; part < 3; ++part) {
+      const Batch batch = narrow.next();
+      tokens.insert(tokens.end(), batch.tokens.begin(), batch.tokens.end());
+    }
+    EXPECT_EQ(tokens, expected.tokens);
+    EXPECT_EQ(wide.cursor().text, narrow.cursor().text);
+  }
+}
+
+TEST(Loader, PredictsJointsOnlyIfTheyAreNotMasked) {
+  const TemporaryFolder folder;
+  const Documents documents = distinct_documents({5, 4, 3});
+  testing::write_corpus(folder.path(), documents, kWide);
+  const auto one_row = [&](bool isolate, bool mask) {
+    DataOptions options = options_for({folder.path()});
+    options.packing_buffer = 1;
+    options.isolate_attention = isolate;
+    options.mask_joints = mask;
+    return Loader(options, 0, fixed(1, 12)).next();
+  };
+  // Isolated and masked: documents of n tokens take n - 1 slots, so all three and more fit.
+  const Batch apart = one_row(true, true);
+  EXPECT_EQ(apart.num_targets + apart.num_padding, 12);
+  // Otherwise every token has a slot: 5 + 4 + 3 = 12.
+  const Batch joined = one_row(false, false);
+  ASSERT_EQ(joined.document_starts, (std::vector<int32_t>{0, 5, 9}));
+  EXPECT_EQ(joined.tokens, (std::vector<int32_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}));
+  EXPECT_EQ(joined.targets, (std::vector<int32_t>{2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, -1}));
+  EXPECT_EQ(joined.num_targets, 11);
+  const Batch masked = one_row(false, true);
+  EXPECT_EQ(masked.tokens, joined.tokens);
+  EXPECT_EQ(masked.targets, (std::vector<int32_t>{2, 3, 4, 5, -1, 7, 8, 9, -1, 11, 12, -1}));
+  EXPECT_EQ(masked.num_targets, 9);
+  const Batch isolated = one_row(true, false);
+  EXPECT_EQ(isolated.tokens, joined.tokens);
+  EXPECT_EQ(isolated.targets, joined.targets);
+}
+
+TEST(Loader, ContinuedPiecesOverlapByOneTokenAndMayKeepPositions) {
+  const TemporaryFolder folder;
+  testing::write_corpus(folder.path(), distinct_documents({10}), kWide);
+  DataOptions options = options_for({folder.path()});
+  options.packing_buffer = 2;
+  options.long_documents = LongDocuments::continue_positions;
+  Loader loader(options, 0, fixed(3, 4));
+  const Batch batch = loader.next();                      // 9 slots: 4, 4 and 1 (rows are shuffled)
+  std::map<int32_t, std::pair<int32_t, int32_t>> pieces;  // first token → (position, last target)
+  for (int64_t row = 0; row < 3; ++row) {
+    const auto at = static_cast<size_t>(row * 4);
+    int32_t last = 0;
+    for (size_t i = at; i < at + 4; ++i) last = std::max(last, batch.targets[i]);
+    const auto start = std::find(batch.document_starts.begin(), batch.document_starts.end(),
+                                 static_cast<int32_t>(at));
+    ASSERT_NE(start, batch.document_starts.end());
+    pieces[batch.tokens[at]] = {
+        batch.first_positions[static_cast<size_t>(start - batch.document_starts.begin())], last};
+  }
+  EXPECT_EQ(pieces, (std::map<int32_t, std::pair<int32_t, int32_t>>{
+                        {1, {0, 5}}, {5, {4, 9}}, {9, {8, 10}}}));
+  EXPECT_EQ(batch.num_padding, 3);
+}
+
+TEST(Loader, PoliciesForLongDocumentsAccountForEverySlot) {
+  const TemporaryFolder folder;
+  const Documents documents = distinct_documents({30, 5, 9, 12, 40, 3, 1});
+  testing::write_corpus(folder.path(), documents, kWide);
+  for (const LongDocuments policy : {LongDocuments::truncate, LongDocuments::drop}) {
+    DataOptions options = options_for({folder.path()});
+    options.long_documents = policy;
+    Loader loader(options, 1, fixed(1, 8));
+    Pairs seen;
+    int64_t padding = 0;
+    int64_t slots = 0;
+    for (int step = 0; step < 200; ++step) {
+      const Batch batch = loader.next();
+      add_pairs(batch, seen);
+      padding += batch.num_padding;
+      slots += batch.row_length;
+      const DataCounts counts = loader.counts();
+      EXPECT_EQ(counts.trained_tokens + counts.padding, slots);
+      EXPECT_EQ(counts.padding, padding);
+    }
+    const bool truncate = policy == LongDocuments::truncate;
+    EXPECT_EQ(seen.count({8, 9}), truncate ? 1U : 0U);    // the 8th prediction of the first
+    EXPECT_EQ(seen.count({9, 10}), 0U);                   // its 9th
+    EXPECT_EQ(seen.count({36, 37}), 1U);                  // the third document fits exactly
+    EXPECT_EQ(seen.count({60, 61}), truncate ? 1U : 0U);  // in the fifth
+    // Over whole epochs, slots begun are trained or dropped.
+    const DataCounts counts = loader.counts();
+    const int64_t per_epoch = 29 + 4 + 8 + 11 + 39 + 2;
+    const double epochs = static_cast<double>(counts.documents) / 7;
+    EXPECT_NEAR(static_cast<double>(counts.trained_tokens + counts.dropped_tokens),
+                epochs * per_epoch, 3 * per_epoch);
+  }
+}
+
+TEST(Loader, MixesCorporaBySlots) {
+  const TemporaryFolder a;
+  const TemporaryFolder b;
+  testing::write_corpus(a.path(), distinct_documents(testing::random_lengths(100, 50, 1)), kWide);
+  testing::write_corpus(b.path(), distinct_documents(testing::random_lengths(100, 300, 2), 100'000),
+                        kWide);
+  DataOptions options = options_for({a.path(), b.path()});
+  options.train[0].weight = 3;
+  Loader loader(options, 0, fixed(8, 64));
+  int64_t of_a = 0;
+  int64_t of_b = 0;
+  for (int step = 0; step < 200; ++step) {
+    const Batch batch = loader.next();
+    for (size_t t = 0; t < batch.tokens.size(); ++t) {
+      if (batch.targets[t] != kIgnoredTarget) ++(batch.tokens[t] < 100'000 ? of_a : of_b);
+    }
+  }
+  EXPECT_NEAR(static_cast<double>(of_a) / static_cast<double>(of_a + of_b), 0.75, 0.005);
+}
+
+TEST(Loader, SeedAndNothingElseChangesTheOrder) {
+  const TemporaryFolder folder;
+  testing::write_corpus(folder.path(), distinct_documents(testing::random_lengths(40, 30, 1)),
+                        kWide);
+  DataOptions options = options_for({folder.path()});
+  Loader a(options, 1, fixed(4, 16));
+  options.prefetch = 0;
+  Loader b(options, 1, fixed(4, 16));
+  Loader c(options, 2, fixed(4, 16));
+  const Batch first = a.next();
+  EXPECT_TRUE(same(first, b.next()));
+  EXPECT_FALSE(same(first, c.next()));
+  EXPECT_EQ(a.data_digest(), c.data_digest());
+}
+
+std::string message_of(const std::function<void()>& action, ExitCode code) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), code);
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return {};
+}
+
+using ::testing::HasSubstr;
+
+TEST(Loader, RefusesACursorOfAnotherStream) {
+  const TemporaryFolder folder;
+  testing::write_corpus(folder.path(), distinct_documents({5, 6, 7}), kWide);
+  const DataOptions options = options_for({folder.path()});
+  Loader loader(options, 1, fixed(1, 8));
+  loader.next();
+  const Cursor cursor = loader.cursor();
+  const auto open = [&](const DataOptions& with, uint64_t seed, const Cursor& from) {
+    return [=] { Loader(with, seed, fixed(1, 8), {}, from); };
+  };
+  EXPECT_THAT(message_of(open(options, 2, cursor), ExitCode::user),
+              HasSubstr("made with seed = 1, but here it is 2"));
+  DataOptions other = options;
+  other.packing_buffer = 7;
+  EXPECT_THAT(message_of(open(other, 1, cursor), ExitCode::user), HasSubstr("packing_buffer = 5"));
+  other = options;
+  other.long_documents = LongDocuments::drop;
+  EXPECT_THAT(message_of(open(other, 1, cursor), ExitCode::user), HasSubstr("long_documents"));
+  const TemporaryFolder second;
+  testing::write_corpus(second.path(), distinct_documents({5, 6, 8}), kWide);
+  other = options_for({second.path()});
+  EXPECT_THAT(message_of(open(other, 1, cursor), ExitCode::user), HasSubstr("data_digest"));
+  EXPECT_THAT(message_of(open(options, 1, Cursor{"{\"version\":1}"}), ExitCode::environment),
+              HasSubstr("the data cursor cannot be read"));
+  EXPECT_THAT(message_of(open(options, 1, Cursor{"not json"}), ExitCode::environment),
+              HasSubstr("the data cursor cannot be read"));
+  // Numbers that no stream has written.
+  for (const char* change :
+       {R"({"rows_taken": 99})", R"({"rows_taken": -1})", R"({"row_length": -3})",
+        R"({"mixture": [[0, 3, 0]]})", R"({"mixture": [[-1, 0, 0]]})",
+        R"({"carry": [[0, 9, 0, 1]]})", R"({"carry": [[1, 0, 0, 1]]})",
+        R"({"carry": [[0, 0, 2, 9]]})", R"({"plan": -4})", R"({"begun": [-1]})"}) {
+    nlohmann::json changed = nlohmann::json::parse(cursor.text);
+    changed.update(nlohmann::json::parse(change));
+    EXPECT_THAT(message_of(open(options, 1, Cursor{changed.dump()}), ExitCode::environment),
+                HasSubstr("cursor"))
+        << change;
+  }
+}
+
+TEST(Loader, RefusesWrongOptions) {
+  const TemporaryFolder folder;
+  testing::write_corpus(folder.path(), distinct_documents({5, 6, 7}), kWide);
+  const auto open = [](const DataOptions& options) {
+    return [=] { Loader(options, 1, fixed(1, 8)).next(); };
+  };
+  EXPECT_THAT(message_of(open(DataOptions{}), ExitCode::user), HasSubstr("no training data"));
+  DataOptions options = options_for({folder.path()});
+  options.train[0].weight = 0;
+  EXPECT_THAT(message_of(open(options), ExitCode::user), HasSubstr("weights must be above 0"));
+  options = options_for({folder / "nowhere"});
+  EXPECT_THAT(message_of(open(options), ExitCode::environment), HasSubstr("no such folder"));
+  options = options_for({folder.path()});
+  options.long_documents = LongDocuments::drop;
+  const auto too_short = [=] { Loader(options, 1, fixed(1, 3)).next(); };
+  EXPECT_THAT(message_of(too_short, ExitCode::user),
+              HasSubstr("no document of the training data fits in a row of 3 tokens"));
+  const auto no_rows = [=] { Loader(options, 1, fixed(0, 3)).next(); };
+  EXPECT_THAT(message_of(no_rows, ExitCode::user), HasSubstr("a batch of 0 rows"));
+}
+
+TEST(DocumentRows, GivesEveryPredictionOnceAndEnds) {
+  const TemporaryFolder folder;
+  const Documents train = distinct_documents({4}, 100'000);
+  const Documents validation = distinct_documents(testing::random_lengths(70, 90, 8));
+  testing::write_corpus(folder.path(), train, kWide, 20, validation);
+  for (const int64_t row_length : {5, 32, 500}) {
+    DocumentRows rows(folder / "validation", options_for({folder.path()}), 0);
+    Pairs seen;
+    for (;;) {
+      const Batch batch = rows.next(3, row_length);
+      if (batch.rows == 0) break;
+      check_batch(batch);
+      add_pairs(batch, seen);
+    }
+    EXPECT_EQ(seen, pairs_of(validation));
+    EXPECT_EQ(rows.next(3, row_length).rows, 0);
+    int64_t tokens = 0;
+    for (const auto& document : validation) tokens += static_cast<int64_t>(document.size());
+    EXPECT_EQ(rows.num_bytes(), 2 * tokens);
+    EXPECT_EQ(rows.vocabulary(), kWide);
+  }
+}
+
+TEST(DocumentRows, CountsTheBytesOfTheDocumentsItUses) {
+  const TemporaryFolder folder;
+  const Documents validation = distinct_documents(testing::random_lengths(200, 40, 8));
+  testing::write_corpus(folder.path(), distinct_documents({4}), kWide, 20, validation);
+  DocumentRows rows(folder / "validation", options_for({folder.path()}), 300);
+  Pairs seen;
+  for (Batch batch = rows.next(2, 16); batch.rows > 0; batch = rows.next(2, 16)) {
+    add_pairs(batch, seen);
+  }
+  int64_t tokens = 0;
+  for (const auto& document : validation) {
+    if (document.size() < 2) continue;
+    if (seen.count({document[0], document[1]}) == 0) continue;
+    for (size_t i = 0; i + 1 < document.size(); ++i) {
+      EXPECT_EQ(seen.count({document[i], document[i + 1]}), 1U);
+    }
+    tokens += static_cast<int64_t>(document.size());
+  }
+  EXPECT_GE(tokens, 300 - 40);
+  EXPECT_LE(tokens, 300 + 40);
+  EXPECT_GE(rows.num_bytes(), 2 * tokens);  // documents of one token count as well
+  EXPECT_LE(rows.num_bytes(), 2 * (tokens + 40));
+}
+
+}  // namespace
+}  // namespace sidewinder
