@@ -90,6 +90,7 @@ std::string word_list(const std::vector<std::string>& words, std::string_view la
 
 std::vector<std::string> quoted_names(const std::vector<std::string>& names) {
   std::vector<std::string> result;
+  result.reserve(names.size());
   for (const std::string& name : names) result.push_back(toml_string(name));
   return result;
 }

@@ -98,12 +98,12 @@ ReadResult read_string(const Node& node, std::string& value);
 std::optional<size_t> read_choice(const Node& node, const std::vector<std::string>& choices,
                                   ReadResult& result);
 template <typename Options, typename Member>
-Field<Options> plain_field(std::string key, Member Options::*member, std::string help,
-                           std::string type) {
+Field<Options> plain_field(const std::string& key, Member Options::*member, const std::string& help,
+                           const std::string& type) {
   Field<Options> field;
-  field.key = std::move(key);
-  field.help = std::move(help);
-  field.type = std::move(type);
+  field.key = key;
+  field.help = help;
+  field.type = type;
   field.copy = [member](Options& to, const Options& from) { to.*member = from.*member; };
   return field;
 }
@@ -111,9 +111,9 @@ Field<Options> plain_field(std::string key, Member Options::*member, std::string
 }  // namespace schema
 
 template <typename Options>
-Field<Options> field(std::string key, int64_t Options::*member, std::string help,
+Field<Options> field(const std::string& key, int64_t Options::*member, const std::string& help,
                      const Range<int64_t>& range = {}) {
-  auto field = schema::plain_field(std::move(key), member, std::move(help), "integer");
+  auto field = schema::plain_field(key, member, help, "integer");
   field.range = range.text();
   field.read = [member, range](Options& options, const Node& node) {
     return schema::read_integer(node, range, options.*member);
@@ -124,8 +124,8 @@ Field<Options> field(std::string key, int64_t Options::*member, std::string help
 }
 
 template <typename Options>
-Field<Options> field(std::string key, uint64_t Options::*member, std::string help) {
-  auto field = schema::plain_field(std::move(key), member, std::move(help), "integer");
+Field<Options> field(const std::string& key, uint64_t Options::*member, const std::string& help) {
+  auto field = schema::plain_field(key, member, help, "integer");
   const Range<int64_t> range{.at_least = 0};
   field.range = range.text();
   field.read = [member, range](Options& options, const Node& node) {
@@ -140,9 +140,9 @@ Field<Options> field(std::string key, uint64_t Options::*member, std::string hel
 }
 
 template <typename Options>
-Field<Options> field(std::string key, double Options::*member, std::string help,
+Field<Options> field(const std::string& key, double Options::*member, const std::string& help,
                      const Range<double>& range = {}) {
-  auto field = schema::plain_field(std::move(key), member, std::move(help), "number");
+  auto field = schema::plain_field(key, member, help, "number");
   field.range = range.text();
   field.read = [member, range](Options& options, const Node& node) {
     return schema::read_number(node, range, options.*member);
@@ -153,8 +153,8 @@ Field<Options> field(std::string key, double Options::*member, std::string help,
 }
 
 template <typename Options>
-Field<Options> field(std::string key, bool Options::*member, std::string help) {
-  auto field = schema::plain_field(std::move(key), member, std::move(help), "true or false");
+Field<Options> field(const std::string& key, bool Options::*member, const std::string& help) {
+  auto field = schema::plain_field(key, member, help, "true or false");
   field.read = [member](Options& options, const Node& node) {
     return schema::read_boolean(node, options.*member);
   };
@@ -164,8 +164,9 @@ Field<Options> field(std::string key, bool Options::*member, std::string help) {
 }
 
 template <typename Options>
-Field<Options> field(std::string key, std::string Options::*member, std::string help) {
-  auto field = schema::plain_field(std::move(key), member, std::move(help), "string");
+Field<Options> field(const std::string& key, std::string Options::*member,
+                     const std::string& help) {
+  auto field = schema::plain_field(key, member, help, "string");
   field.read = [member](Options& options, const Node& node) {
     return schema::read_string(node, options.*member);
   };
@@ -176,9 +177,9 @@ Field<Options> field(std::string key, std::string Options::*member, std::string 
 
 template <typename Options, typename Enum>
 requires std::is_enum_v<Enum> Field<Options> field(
-    std::string key, Enum Options::*member, std::string help,
+    const std::string& key, Enum Options::*member, const std::string& help,
     const std::type_identity_t<std::vector<std::pair<std::string, Enum>>>& names) {
-  auto field = schema::plain_field(std::move(key), member, std::move(help), "string");
+  auto field = schema::plain_field(key, member, help, "string");
   std::vector<Enum> values;
   for (const auto& [name, value] : names) {
     field.choices.push_back(name);

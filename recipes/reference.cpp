@@ -150,7 +150,7 @@ std::vector<Explanation> explain(std::string_view path) {
     }
     return all;
   }
-  const std::vector<Explanation> found = explain_name(path);
+  std::vector<Explanation> found = explain_name(path);
   if (found.empty()) fail_unknown(path);
   return found;
 }

@@ -180,10 +180,11 @@ std::vector<TableInfo> describe_table(const Table<Options>& table, const std::st
 
 // [path.<letter>]: one table per block letter.
 template <typename Options, typename Item>
-Nested<Options> tables_by_letter(std::string key, std::map<std::string, Item> Options::*member,
+Nested<Options> tables_by_letter(const std::string& key,
+                                 std::map<std::string, Item> Options::*member,
                                  const Table<Item>& table) {
   Nested<Options> nested;
-  nested.key = std::move(key);
+  nested.key = key;
   nested.read = [member, table](Options& options, const Node& node, const std::string& path,
                                 Problems& problems) {
     if (!node.is_table()) {
@@ -217,10 +218,10 @@ Nested<Options> tables_by_letter(std::string key, std::map<std::string, Item> Op
 
 // [[path]]: a list of tables, at least one.
 template <typename Options, typename Item>
-Nested<Options> list_of_tables(std::string key, std::vector<Item> Options::*member,
+Nested<Options> list_of_tables(const std::string& key, std::vector<Item> Options::*member,
                                const Table<Item>& table) {
   Nested<Options> nested;
-  nested.key = std::move(key);
+  nested.key = key;
   nested.read = [member, table](Options& options, const Node& node, const std::string& path,
                                 Problems& problems) {
     if (node.kind != Node::Kind::array || node.items.empty()) {
