@@ -177,7 +177,6 @@ ExitCode run_program(int argc, char** argv) {
              "80 no progress, 81 stale attempt. `sidewinder COMMAND --help` lists a command's options.");
   Run run;
   add_tokenize(app, run);
-  add_tokenize(app, run);
   add_train(app, run);
   add_eval(app, run);
   add_generate(app, run);
