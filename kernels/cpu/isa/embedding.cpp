@@ -5,12 +5,17 @@
 namespace sidewinder::SIDEWINDER_ISA {
 namespace {
 
+// Rows of the table lie anywhere, so they are asked for some tokens ahead.
+inline constexpr int64_t kAhead = 4;
+
 template <typename Y>
 void forward(const EmbeddingRows& a) {
   for (int64_t t = 0; t < a.tokens; ++t) {
     Y* y = static_cast<Y*>(a.y) + t * a.y_stride;
     const float* row = a.table + a.ids[t] * a.table_stride;
+    const float* ahead = a.table + a.ids[t + kAhead < a.tokens ? t + kAhead : t] * a.table_stride;
     for_each_vector(a.columns, [&](int64_t i, int count) {
+      prefetch(ahead + i, 0);
       store_count(y + i, load_count(row + i, count), count);
     });
   }

@@ -15,6 +15,7 @@ void forward(const RmsNormRows& a) {
     const X* x = static_cast<const X*>(a.x) + row * a.x_stride + offset;
     Y* y = static_cast<Y*>(a.y) + row * a.y_stride + offset;
     const float sum = sum_over(a.width, [&](int64_t i, int count) {
+      prefetch(x + i, a.x_stride);
       const F32 value = load_count(x + i, count);
       return value * value;
     });
