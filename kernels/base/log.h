@@ -13,6 +13,11 @@ enum class LogLevel { debug, info, warning, error };
 
 void set_log_level(LogLevel level);
 void log_line(LogLevel level, const std::string& text);
+// Whether standard error, where the log goes, is a terminal.
+bool log_is_terminal();
+// Keeps `text` (shorter than the terminal is wide) as the last line of the terminal, below all log
+// lines; empty takes it away. Does nothing where standard error is not a terminal.
+void set_status_line(const std::string& text);
 // Copies every further line into `path` as well (appended). Throws Error{environment}.
 void log_to_file(const std::string& path);
 

@@ -1,0 +1,101 @@
+#include "trainer/preemption.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <functional>
+#include <string>
+
+namespace sidewinder {
+namespace {
+
+// Runs `body` in a child process and returns what it returns, or minus the signal that ended it.
+int in_child(const std::function<int()>& body) {
+  const pid_t child = fork();
+  if (child == 0) {
+    ::close(STDERR_FILENO);  // the handler's message
+    _exit(body());
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+TEST(StopRequest, TheFirstSignalIsRemembered) {
+  for (const int signal : {SIGTERM, SIGINT}) {
+    EXPECT_EQ(in_child([&] {
+                const StopRequest stop;
+                if (stop.requested() || std::string(stop.signal_name()) != "none") return 1;
+                raise(signal);
+                if (!stop.requested()) return 2;
+                return std::string(stop.signal_name()) == (signal == SIGTERM ? "SIGTERM" : "SIGINT")
+                           ? 0
+                           : 3;
+              }),
+              0);
+  }
+}
+
+TEST(StopRequest, ASecondSignalLaterEndsTheProcess) {
+  for (const int signal : {SIGTERM, SIGINT}) {
+    EXPECT_EQ(in_child([&] {
+                const StopRequest stop;
+                raise(SIGTERM);
+                usleep(1100000);
+                raise(signal);
+                return 0;
+              }),
+              128 + signal);
+  }
+}
+
+TEST(StopRequest, AnEchoOfTheFirstSignalIsIgnored) {
+  EXPECT_EQ(in_child([&] {
+              const StopRequest stop;
+              raise(SIGTERM);
+              raise(SIGTERM);
+              raise(SIGINT);
+              return std::string(stop.signal_name()) == "SIGTERM" ? 0 : 1;
+            }),
+            0);
+}
+
+TEST(StopRequest, FormerHandlersComeBackAndEachRequestBeginsAnew) {
+  EXPECT_EQ(in_child([&] {
+              {
+                const StopRequest stop;
+                raise(SIGTERM);
+              }
+              {
+                const StopRequest stop;
+                if (stop.requested()) return 1;
+              }
+              raise(SIGTERM);
+              return 2;
+            }),
+            -SIGTERM);
+}
+
+TEST(StopRequest, SystemCallsGoOn) {
+  EXPECT_EQ(in_child([&] {
+              const StopRequest stop;
+              int ends[2];
+              if (pipe(ends) != 0) return 1;
+              const pid_t parent = getpid();
+              if (fork() == 0) {
+                usleep(50000);
+                kill(parent, SIGTERM);
+                usleep(50000);
+                _exit(write(ends[1], "x", 1) == 1 ? 0 : 1);
+              }
+              char byte = 0;
+              const bool got = read(ends[0], &byte, 1) == 1;
+              return got && stop.requested() ? 0 : 2;
+            }),
+            0);
+}
+
+}  // namespace
+}  // namespace sidewinder

@@ -1,0 +1,79 @@
+#include "trainer/preemption.h"
+
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdint>
+#include <string_view>
+
+#include "kernels/base/check.h"
+
+namespace sidewinder {
+namespace {
+
+constexpr int kSignals[] = {SIGTERM, SIGINT};
+constexpr int64_t kRepeatMilliseconds = 1000;
+
+std::atomic<bool> installed = false;
+std::atomic<int> first_signal = 0;
+std::atomic<int64_t> first_time = 0;  // milliseconds of the monotonic clock
+struct sigaction former[2];
+
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free,
+              "a signal handler may only touch lock-free values");
+
+int64_t milliseconds() {
+  timespec now = {};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1000000;
+}
+
+void say(std::string_view text) {
+  const ssize_t ignored = ::write(STDERR_FILENO, text.data(), text.size());
+  static_cast<void>(ignored);
+}
+
+extern "C" void remember_signal(int signal) {
+  const int saved_errno = errno;
+  int none = 0;
+  if (first_signal.compare_exchange_strong(none, signal)) {
+    first_time = milliseconds();
+    say("\nstopping after this step; the state will be saved (signal again to stop without)\n");
+  } else if (milliseconds() - first_time > kRepeatMilliseconds) {
+    ::_exit(128 + signal);
+  }
+  errno = saved_errno;
+}
+
+}  // namespace
+
+StopRequest::StopRequest() {
+  SIDEWINDER_ASSERT(!installed.exchange(true));
+  first_signal = 0;
+  struct sigaction action = {};
+  action.sa_handler = &remember_signal;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  for (const int signal : kSignals) sigaddset(&action.sa_mask, signal);
+  for (int i = 0; i < 2; ++i) ::sigaction(kSignals[i], &action, &former[i]);
+}
+
+StopRequest::~StopRequest() {
+  for (int i = 0; i < 2; ++i) ::sigaction(kSignals[i], &former[i], nullptr);
+  installed = false;
+}
+
+bool StopRequest::requested() const { return first_signal != 0; }
+
+const char* StopRequest::signal_name() const {
+  switch (first_signal) {
+    case SIGTERM: return "SIGTERM";
+    case SIGINT: return "SIGINT";
+    default: return "none";
+  }
+}
+
+}  // namespace sidewinder
