@@ -107,8 +107,15 @@ Problem syntax_problem(const toml::parse_error& error, std::string_view text, co
 
 std::optional<std::string> read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file || std::filesystem::is_directory(path)) return std::nullopt;
+  if (!file || std::filesystem::is_directory(path)) return std::nullopt;  // opening a folder works
   return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+std::string why_unreadable(const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status)) return "no such file";
+  return std::filesystem::is_directory(status) ? "is a folder, not a file" : "cannot be read";
 }
 
 // Reads a recipe and, below it, what it extends.
@@ -144,7 +151,8 @@ class FileReader {
     const auto base_path = (path.parent_path() / extends.string).lexically_normal();
     if (is_cycle(base_path, extends)) return std::nullopt;
     std::optional<Node> base =
-        read(base_path, {extends.place, "extends", base_path.string() + ": no such file",
+        read(base_path, {extends.place, "extends",
+                         base_path.string() + ": " + why_unreadable(base_path.string()),
                          "the name is relative to the folder of this file"});
     if (base) overlay(*base, tree);
     return base;
@@ -291,9 +299,9 @@ std::optional<Node> load_tree(const std::string& path,
                               const std::vector<std::string>& set_overrides, Problems& problems) {
   Place place;
   place.source = path;
-  std::optional<Node> tree = FileReader(problems).read(
-      path,
-      {place, "", "no such file", "give the path of a recipe, as in recipes/smoke/copy.toml"});
+  std::optional<Node> tree =
+      FileReader(problems).read(path, {place, "", why_unreadable(path),
+                                       "give the path of a recipe, as in recipes/smoke/copy.toml"});
   if (!tree) return std::nullopt;
   int precedence = 0;
   for (const std::string& argument : set_overrides) {

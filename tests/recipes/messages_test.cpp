@@ -70,16 +70,22 @@ TEST(RecipeMessages, EveryBadRecipeYieldsExactlyItsText) {
   }
 }
 
-TEST(RecipeMessages, AMissingFileIsNamed) {
-  try {
-    load_recipe("no/such.toml");
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::user);
-    EXPECT_STREQ(error.what(),
-                 "no/such.toml: no such file\n"
-                 "    give the path of a recipe, as in recipes/smoke/copy.toml");
-  }
+TEST(RecipeMessages, AFileThatCannotBeReadIsNamed) {
+  const auto message = [](const std::string& path) -> std::string {
+    try {
+      load_recipe(path);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.exit_code(), ExitCode::user);
+      return error.what();
+    }
+    return "(no error)";
+  };
+  EXPECT_EQ(message("no/such.toml"),
+            "no/such.toml: no such file\n"
+            "    give the path of a recipe, as in recipes/smoke/copy.toml");
+  EXPECT_EQ(message("/tmp"),
+            "/tmp: is a folder, not a file\n"
+            "    give the path of a recipe, as in recipes/smoke/copy.toml");
 }
 
 TEST(RecipeMessages, TheRecipeThatTheBadOnesExtendIsGood) {
