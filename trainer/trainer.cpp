@@ -335,10 +335,9 @@ ExitCode Trainer::run() {
       validate();
     }
     const bool due = options_.checkpoint.every_steps > 0 && at % options_.checkpoint.every_steps == 0;
-    if (due || stop.requested() || last) {
-      if (state_.skipped_in_a_row == 0 || last || stop.requested()) save();
-    }
-    if (stop.requested() && !last) {
+    const bool stopping = stop.requested();  // read once: a signal may come between two looks
+    if (due || stopping || last) save();
+    if (stopping && !last) {
       progress.finish();
       log_info("stopped by {} after step {}; the state is saved; start the same command to continue",
                stop.signal_name(), at);
