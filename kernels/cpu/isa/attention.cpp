@@ -1,6 +1,7 @@
 #include "kernels/cpu/isa/attention.h"
 
 #include "kernels/cpu/isa/simd.h"
+#include "kernels/cpu/isa/transpose.h"
 
 namespace sidewinder::SIDEWINDER_ISA {
 namespace {
@@ -233,7 +234,7 @@ void forward_keys(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
       }
     }
     const F32 now = max(top[0], top[1]);
-    rescale[n] = exp2_of<kPairs>(before - now);
+    rescale[n] = exp2(before - now);  // exactly 1 where nothing changed
     store(tile.largest + lane, now);
 
     F32 sum[2] = {load(tile.sum + lane) * rescale[n], F32{}};
@@ -570,30 +571,6 @@ inline F32 load_words(const T* row, int64_t word, int64_t width) {
   } else {
     return rest >= kLanes ? load(row + word) : load_partial(row + word, static_cast<int>(rest));
   }
-}
-
-// Lanes without (half = 0) or with (half = 1) the bit kStep, of both vectors.
-template <int kStep, int kHalf>
-inline F32 exchange(F32 a, F32 b) {
-  I32 lanes;
-#pragma GCC unroll 16
-  for (int l = 0; l < kLanes; ++l) {
-    const bool moved = ((l & kStep) != 0) == (kHalf == 0);
-    lanes[l] = kHalf == 0 ? (moved ? kLanes + l - kStep : l) : (moved ? l + kStep : kLanes + l);
-  }
-  return __builtin_shuffle(a, b, lanes);
-}
-template <int kStep = 1>
-inline void transpose(F32* square) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if ((i & kStep) != 0) continue;
-    const F32 a = square[i];
-    const F32 b = square[i + kStep];
-    square[i] = exchange<kStep, 0>(a, b);
-    square[i + kStep] = exchange<kStep, 1>(a, b);
-  }
-  if constexpr (kStep * 2 < kLanes) transpose<kStep * 2>(square);
 }
 
 template <typename T, bool kPairs>

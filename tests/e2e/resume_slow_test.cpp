@@ -1,0 +1,253 @@
+// The promise: a killed run continues bit for bit. A short run is killed with SIGKILL after every
+// step, in the middle of packing carries and across the end of an epoch, and continued; its final
+// weights, moments and metrics equal those of a run that nobody disturbed.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+
+#include "checkpoints/store.h"
+#include "kernels/base/philox.h"
+#include "tests/support/program.h"
+#include "tests/support/random.h"
+#include "tests/support/temporary_folder.h"
+
+namespace sidewinder {
+namespace {
+
+using testing::ProgramResult;
+using testing::run_program;
+using testing::TemporaryFolder;
+
+// 16 documents of 5 to 150 bytes: an epoch is about 9 steps of 2 rows of 64, and several documents
+// are longer than a row.
+void make_corpus(const TemporaryFolder& folder) {
+  const Philox random(11, "documents");
+  uint64_t draw = 0;
+  std::ofstream file(folder / "documents.jsonl");
+  for (int i = 0; i < 16; ++i) {
+    const uint64_t length = 5 + random.below(draw++, 146);
+    std::string text;
+    for (uint64_t k = 0; k < length; ++k) text += static_cast<char>('a' + random.below(draw++, 26));
+    file << nlohmann::json{{"text", text}}.dump() << '\n';
+  }
+  file.close();
+  const ProgramResult made = run_program({"tokenize", "documents.jsonl", "--output", "tokens",
+                                          "--tokenizer", "bytes", "--hold-out", "0.1"},
+                                         folder.path());
+  ASSERT_EQ(made.exit_code, 0) << made.errors;
+}
+
+constexpr int kSteps = 14;
+
+void write_recipe(const TemporaryFolder& folder) {
+  std::ofstream(folder / "tiny.toml") << R"(
+[run]
+seed = 3
+[model]
+width = 32
+vocabulary = 256
+layers = "mw"
+[model.block.m]
+mixer = "mamba1"
+state = 4
+hidden = 64
+[model.block.w]
+mixer = "attention"
+pattern = "window"
+window = 16
+head_width = 16
+hidden = 64
+[data]
+packing_buffer = 3
+validation = "tokens/validation"
+[[data.train]]
+name = "documents"
+folder = "tokens/train"
+[train]
+steps = 14
+context = 64
+tokens_per_step = 128
+precision = "bf16"
+log_every = 1
+validate_every = 5
+[learning_rate]
+peak = 1e-2
+warmup_steps = 3
+[checkpoint]
+every_steps = 1
+keep_last = 2
+)";
+}
+
+// Starts `train` and kills it as soon as the metrics show `step`; returns whether it was still
+// running then.
+bool train_until(const TemporaryFolder& folder, const std::string& run, int64_t step) {
+  const pid_t child = fork();
+  if (child == 0) {
+    if (chdir(folder.path().c_str()) != 0) _exit(126);
+    if (freopen("/dev/null", "w", stdout) == nullptr || freopen("/dev/null", "w", stderr) == nullptr) {
+      _exit(126);
+    }
+    const std::string set = "run.folder=" + run;
+    execl(SIDEWINDER_PROGRAM, "sidewinder", "train", "tiny.toml", "--set", set.c_str(), nullptr);
+    _exit(127);
+  }
+  const std::string metrics = folder / (run + "/metrics.jsonl");
+  const std::string wanted = "\"step\":" + std::to_string(step) + ",";
+  for (;;) {
+    int status = 0;
+    if (waitpid(child, &status, WNOHANG) == child) return false;
+    const std::string text = testing::read_file(metrics);
+    if (text.find(wanted) != std::string::npos) break;
+    usleep(200);
+  }
+  kill(child, SIGKILL);
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFSIGNALED(status);
+}
+
+std::map<std::string, Tensor> final_tensors(const TemporaryFolder& folder, const std::string& run) {
+  const CheckpointContent content = load_checkpoint_or_newest(folder / run);
+  EXPECT_EQ(content.step, kSteps);
+  std::map<std::string, Tensor> tensors;
+  for (const NamedTensor& entry : content.tensors) tensors[entry.name] = entry.tensor;
+  return tensors;
+}
+
+// The records without what depends on the clock or on how often the run was started.
+std::vector<std::string> timeless_metrics(const TemporaryFolder& folder, const std::string& run) {
+  std::istringstream lines(testing::read_file(folder / (run + "/metrics.jsonl")));
+  std::vector<std::string> records;
+  for (std::string line; std::getline(lines, line);) {
+    nlohmann::json record = nlohmann::json::parse(line);
+    for (const char* key : {"time", "speed/tokens_per_second", "speed/seconds_per_step", "speed/mfu",
+                            "memory/peak_bytes"}) {
+      record.erase(key);
+    }
+    records.push_back(record.dump());
+  }
+  return records;
+}
+
+TEST(Resume, KilledAfterEveryStepEndsInTheSameBits) {
+  const TemporaryFolder folder;
+  make_corpus(folder);
+  write_recipe(folder);
+  const ProgramResult whole =
+      run_program({"train", "tiny.toml", "--set", "run.folder=whole"}, folder.path());
+  ASSERT_EQ(whole.exit_code, 0) << whole.errors;
+  const auto expected = final_tensors(folder, "whole");
+  ASSERT_GT(expected.size(), 30U);
+
+  // One run that is killed again and again, after each of its steps.
+  int kills = 0;
+  for (int step = 1; step < kSteps; ++step) {
+    if (train_until(folder, "killed", step)) ++kills;
+  }
+  const ProgramResult last =
+      run_program({"train", "tiny.toml", "--set", "run.folder=killed"}, folder.path());
+  ASSERT_EQ(last.exit_code, 0) << last.errors;
+  EXPECT_GE(kills, kSteps / 2);
+  const auto actual = final_tensors(folder, "killed");
+  ASSERT_EQ(actual.size(), expected.size());
+  for (const auto& [name, tensor] : expected) {
+    EXPECT_TRUE(testing::same_bits(tensor, actual.at(name))) << name;
+  }
+  EXPECT_EQ(timeless_metrics(folder, "killed"), timeless_metrics(folder, "whole"));
+}
+
+TEST(Resume, NumberOfThreadsDoesNotMatter) {
+  const TemporaryFolder folder;
+  make_corpus(folder);
+  write_recipe(folder);
+  std::map<std::string, Tensor> first;
+  for (const char* threads : {"1", "2", "3"}) {
+    setenv("SIDEWINDER_THREADS", threads, 1);
+    const std::string run = std::string("threads-") + threads;
+    const ProgramResult done =
+        run_program({"train", "tiny.toml", "--set", "run.folder=" + run}, folder.path());
+    unsetenv("SIDEWINDER_THREADS");
+    ASSERT_EQ(done.exit_code, 0) << done.errors;
+    const auto tensors = final_tensors(folder, run);
+    if (first.empty()) first = tensors;
+    for (const auto& [name, tensor] : first) {
+      EXPECT_TRUE(testing::same_bits(tensor, tensors.at(name))) << name << ", threads " << threads;
+    }
+  }
+}
+
+TEST(Resume, TerminationSavesAndAsksForARequeue) {
+  const TemporaryFolder folder;
+  make_corpus(folder);
+  write_recipe(folder);
+  const pid_t child = fork();
+  if (child == 0) {
+    if (chdir(folder.path().c_str()) != 0) _exit(126);
+    execl(SIDEWINDER_PROGRAM, "sidewinder", "train", "tiny.toml", "--set", "run.folder=run", "--set",
+          "train.steps=100000", "--set", "checkpoint.every_steps=0", nullptr);
+    _exit(127);
+  }
+  while (testing::read_file(folder / "run/metrics.jsonl").find("\"step\":3,") == std::string::npos) {
+    usleep(500);
+  }
+  kill(child, SIGTERM);
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 75);
+  EXPECT_GE(load_checkpoint_or_newest(folder / "run").step, 3);
+}
+
+TEST(Resume, AChangedKeyThatMayNotChangeIsNamed) {
+  const TemporaryFolder folder;
+  make_corpus(folder);
+  write_recipe(folder);
+  const std::vector<std::string> base = {"train", "tiny.toml", "--set", "run.folder=run"};
+  auto with = [&](std::initializer_list<std::string> more) {
+    std::vector<std::string> arguments = base;
+    arguments.insert(arguments.end(), more);
+    return run_program(arguments, folder.path());
+  };
+  ASSERT_EQ(with({"--set", "train.steps=2"}).exit_code, 0);
+  const ProgramResult changed = with({"--set", "optimizer.beta2=0.99"});
+  EXPECT_EQ(changed.exit_code, 2);
+  EXPECT_NE(changed.errors.find("optimizer.beta2"), std::string::npos) << changed.errors;
+  EXPECT_NE(changed.errors.find("--fresh"), std::string::npos) << changed.errors;
+  // Growing the number of steps continues; --fresh starts beside the old run.
+  EXPECT_EQ(with({"--set", "train.steps=4"}).exit_code, 0);
+  const ProgramResult fresh = with({"--set", "optimizer.beta2=0.99", "--set", "train.steps=2", "--fresh"});
+  EXPECT_EQ(fresh.exit_code, 0) << fresh.errors;
+  EXPECT_EQ(load_checkpoint_or_newest(folder / "run-2").step, 2);
+  EXPECT_EQ(load_checkpoint_or_newest(folder / "run").step, 4);
+}
+
+TEST(Resume, AnotherInstructionSetIsRefusedUnlessAllowed) {
+  const TemporaryFolder folder;
+  make_corpus(folder);
+  write_recipe(folder);
+  setenv("SIDEWINDER_ISA", "generic", 1);
+  const ProgramResult made = run_program(
+      {"train", "tiny.toml", "--set", "run.folder=run", "--set", "train.steps=2"}, folder.path());
+  unsetenv("SIDEWINDER_ISA");
+  ASSERT_EQ(made.exit_code, 0) << made.errors;
+  const ProgramResult refused =
+      run_program({"train", "tiny.toml", "--set", "run.folder=run"}, folder.path());
+  if (refused.exit_code == 0) GTEST_SKIP() << "this CPU runs the generic kernels only";
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.errors.find("--allow-different-cpu"), std::string::npos) << refused.errors;
+  EXPECT_EQ(run_program({"train", "tiny.toml", "--set", "run.folder=run", "--allow-different-cpu"},
+                        folder.path())
+                .exit_code,
+            0);
+}
+
+}  // namespace
+}  // namespace sidewinder
