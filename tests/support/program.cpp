@@ -14,8 +14,8 @@ namespace sidewinder::testing {
 
 ProgramResult run_program(const std::vector<std::string>& arguments, const std::string& folder) {
   const TemporaryFolder capture;
-  const std::string output = capture.file("output");
-  const std::string errors = capture.file("errors");
+  const std::string output = capture / "output";
+  const std::string errors = capture / "errors";
   std::vector<char*> argv;
   std::string program = SIDEWINDER_PROGRAM;
   argv.push_back(program.data());
