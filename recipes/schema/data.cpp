@@ -10,7 +10,7 @@ Section data_section() {
           field("name", &CorpusOptions::name, "its name in metrics and messages").required(),
           field("folder", &CorpusOptions::folder, "folder of token shards").required(),
           field("weight", &CorpusOptions::weight,
-                "share of the training tokens, relative to the other corpora", {.above = 0}),
+                "share of the training row slots, relative to the other corpora", {.above = 0}),
       }};
   return section<Options>(
       "data", &Recipe::data,
