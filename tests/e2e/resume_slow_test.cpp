@@ -79,7 +79,7 @@ log_every = 1
 validate_every = 5
 [learning_rate]
 peak = 1e-2
-warmup_steps = 3
+warmup_steps = 2
 [checkpoint]
 every_steps = 1
 keep_last = 2
