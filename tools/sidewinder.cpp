@@ -10,6 +10,8 @@
 #include <string>
 
 #include "kernels/base/error.h"
+#include "tools/commands/bench_kernels.h"
+#include "tools/commands/bench_recipe.h"
 #include "tools/commands/eval.h"
 #include "tools/commands/generate.h"
 #include "tools/commands/recipe.h"
@@ -159,6 +161,36 @@ void add_generate(CLI::App& app, Run& run) {
   command.callback([options, &run] { run = [options] { return generate(*options); }; });
 }
 
+void add_bench(CLI::App& app, Run& run) {
+  struct Options {
+    std::string what;
+    BenchKernelsOptions kernels;
+    BenchRecipeCommand recipe;
+    std::string json_path;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App& command = *app.add_subcommand("bench", "Speed of the kernels, or of real steps of a recipe");
+  command.add_option("what", options->what, "\"kernels\", or a recipe file")->required();
+  command.add_flag("--check", options->kernels.check, "kernels: exit with 1 if one is below its bar");
+  command.add_option("--only", options->kernels.only, "kernels: those whose name contains this; repeatable")
+      ->allow_extra_args(false);
+  command.add_option("--steps", options->recipe.steps, "recipe: steps to measure")->capture_default_str();
+  command.add_flag("--profile", options->recipe.profile, "recipe: time per operation");
+  add_sets(command, options->recipe.sets);
+  add_json(command, options->json_path);
+  command.callback([options, &run] {
+    run = [options] {
+      if (options->what == "kernels") {
+        options->kernels.json_path = options->json_path;
+        return static_cast<ExitCode>(bench_kernels(options->kernels));
+      }
+      options->recipe.recipe = options->what;
+      options->recipe.json_path = options->json_path;
+      return bench_recipe(options->recipe);
+    };
+  });
+}
+
 void add_selftest(CLI::App& app, Run& run) {
   auto json_path = std::make_shared<std::string>();
   CLI::App& command =
@@ -181,6 +213,7 @@ ExitCode run_program(int argc, char** argv) {
   add_eval(app, run);
   add_generate(app, run);
   add_recipe(app, run);
+  add_bench(app, run);
   add_selftest(app, run);
   add_synthesize(app, run);
   try {

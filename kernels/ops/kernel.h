@@ -4,6 +4,7 @@
 // CUDA plugin exports, and is empty until then.
 
 #include "kernels/base/check.h"
+#include "kernels/ops/profile.h"
 #include "kernels/tensor/device.h"
 #include "kernels/tensor/tensor.h"
 
@@ -23,6 +24,7 @@ struct Kernel {
                        "backends that were found",
                        name, stream.device.kind == DeviceKind::cpu ? "CPU" : "CUDA");
     }
+    const OperationTimer timer(name);
     function(stream, args);
   }
 };

@@ -1,0 +1,42 @@
+#pragma once
+// Where the time of a step goes: calls and seconds per operation, gathered while profiling is on.
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace sidewinder {
+
+struct OperationTime {
+  std::string name;
+  int64_t calls = 0;
+  double seconds = 0;
+};
+
+// Turning it on forgets what was gathered before.
+void set_profiling(bool on);
+bool profiling();
+// Longest first.
+std::vector<OperationTime> operation_times();
+
+// Adds the time until its end to `name` (a literal), if profiling is on.
+class OperationTimer {
+ public:
+  explicit OperationTimer(const char* name) : name_(profiling() ? name : nullptr) {
+    if (name_ != nullptr) begin_ = std::chrono::steady_clock::now();
+  }
+  ~OperationTimer() {
+    if (name_ != nullptr) add();
+  }
+  OperationTimer(const OperationTimer&) = delete;
+  OperationTimer& operator=(const OperationTimer&) = delete;
+
+ private:
+  void add() const;
+
+  const char* name_;
+  std::chrono::steady_clock::time_point begin_;
+};
+
+}  // namespace sidewinder
