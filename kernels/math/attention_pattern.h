@@ -20,6 +20,15 @@ struct AttentionPattern {
     return window == 0 ? first : std::max(first, self - window + 1);
   }
 
+  // begin ≤ key < end: contains every key that some query of first_query … last_query may see. What
+  // a tile of queries has to visit is derived from this alone.
+  struct Span {
+    int64_t begin, end;
+  };
+  Span key_span(int64_t first_query, int64_t last_query) const {
+    return {first_visible(0, first_query), last_query + 1};
+  }
+
   // Visible (query, key) pairs of a document of `length` tokens.
   int64_t pairs(int64_t length) const {
     if (window == 0 || length <= window) return length * (length + 1) / 2;

@@ -1,0 +1,702 @@
+#include "kernels/cpu/isa/attention.h"
+
+#include "kernels/cpu/isa/simd.h"
+#include "kernels/cpu/isa/transpose.h"
+
+namespace sidewinder::SIDEWINDER_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+// Rows of the accumulator tile of N vectors: as many as 32 registers hold.
+constexpr int kRowsOf[5] = {0, 24, 12, 8, 6};
+constexpr int kColumnVectors = 4;
+constexpr int kBackwardVectors = 6;
+#else
+constexpr int kRowsOf[5] = {0, 8, 6, 4, 2};
+constexpr int kColumnVectors = 2;
+constexpr int kBackwardVectors = 6;
+#endif
+constexpr int kForwardVectors = 3;
+constexpr int kGroupVectors = 3;  // vectors of queries that are multiplied at once
+constexpr int64_t kForwardLanes = kForwardVectors * kLanes;
+constexpr int64_t kBackwardLanes = kBackwardVectors * kLanes;
+static_assert(kBackwardLanes <= kMaxTileLanes && kBackwardVectors <= kMaxTileVectors);
+constexpr int64_t kForwardChunk = 96;   // keys between two updates of the running maximum
+constexpr int64_t kBackwardChunk = 48;  // keys whose gradients are added at once
+constexpr int64_t kStrip = 24;          // keys whose scores are held in f32
+constexpr float kNoScore = -1e30F;      // the maximum of lanes that have seen no key
+
+constexpr int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// ---- Products of packed words
+
+// All lanes = the word at p; its bits may be two bf16, so no arithmetic may touch it.
+inline F32 broadcast_word(const float* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<F32>(_mm512_set1_ps(*p));
+#elif defined(__AVX2__)
+  return reinterpret_cast<F32>(_mm256_set1_ps(*p));
+#else
+  return F32{*p, *p, *p, *p};
+#endif
+}
+
+template <bool kPairs>
+inline F32 multiply_add(F32 sum, F32 a, F32 b) {
+#if defined(__AVX512BF16__)
+  if constexpr (kPairs) {
+    return reinterpret_cast<F32>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
+                                                  reinterpret_cast<__m512bh>(a),
+                                                  reinterpret_cast<__m512bh>(b)));
+  }
+#endif
+  return sum + a * b;
+}
+
+enum class Into { set, add, scale_and_add };
+
+// c[row][column] = Σ_step a[row, step] · b[step][column], columns in vectors.
+struct Product {
+  const float* a;
+  int64_t a_step;
+  const float* b;
+  int64_t b_step;
+  int64_t steps;
+  float* c;
+  int64_t c_row;
+  const F32* scale;  // per vector of columns, for scale_and_add
+};
+
+template <bool kPairs, int kRows, int kVectors, int64_t kARow, Into kInto>
+inline void multiply_rows(const Product& product, int64_t row) {
+  F32 sum[kRows][kVectors];
+  float* c = product.c + row * product.c_row;
+#pragma GCC unroll 24
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) {
+      if constexpr (kInto == Into::set) {
+        sum[m][n] = F32{};
+      } else {
+        sum[m][n] = load(c + m * product.c_row + n * kLanes);
+        if constexpr (kInto == Into::scale_and_add) sum[m][n] *= product.scale[n];
+      }
+    }
+  }
+  const float* a = product.a + row * kARow;
+  const float* b = product.b;
+  for (int64_t step = 0; step < product.steps; ++step) {
+    F32 right[kVectors];
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) right[n] = load(b + n * kLanes);
+#pragma GCC unroll 24
+    for (int m = 0; m < kRows; ++m) {
+      const F32 left = broadcast_word(a + m * kARow);
+#pragma GCC unroll 4
+      for (int n = 0; n < kVectors; ++n) {
+        sum[m][n] = multiply_add<kPairs>(sum[m][n], left, right[n]);
+      }
+    }
+    a += product.a_step;
+    b += product.b_step;
+  }
+#pragma GCC unroll 24
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) store(c + m * product.c_row + n * kLanes, sum[m][n]);
+  }
+}
+
+template <bool kPairs, int kVectors, int64_t kARow, Into kInto>
+void multiply(const Product& product, int64_t rows) {
+  constexpr int kRows = kRowsOf[kVectors];
+  int64_t row = 0;
+  for (; row + kRows <= rows; row += kRows) {
+    multiply_rows<kPairs, kRows, kVectors, kARow, kInto>(product, row);
+  }
+  if constexpr (kRows > 8) {
+    for (; row + 8 <= rows; row += 8) {
+      multiply_rows<kPairs, 8, kVectors, kARow, kInto>(product, row);
+    }
+  }
+  for (; row + 2 <= rows; row += 2) {
+    multiply_rows<kPairs, 2, kVectors, kARow, kInto>(product, row);
+  }
+  if (row < rows) multiply_rows<kPairs, 1, kVectors, kARow, kInto>(product, row);
+}
+
+// ---- Exponentials and rounding to pairs
+
+// 2^x. Where probabilities are rounded to bf16 (4e-3), a polynomial with relative error 3.5e-6
+// does.
+template <bool kPairs>
+inline F32 exp2_of(F32 x) {
+#if defined(__AVX512F__)
+  if constexpr (kPairs) {
+    const __m512 value = reinterpret_cast<__m512>(x);
+    // x − ⌊x⌋, the part that scalef leaves out.
+    const F32 f =
+        reinterpret_cast<F32>(_mm512_reduce_ps(value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+    F32 p = broadcast(0.013670309F);
+    p = p * f + 0.051744998F;
+    p = p * f + 0.24160436F;
+    p = p * f + 0.69297292F;
+    p = p * f + 1.0000035F;
+    return reinterpret_cast<F32>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), value));
+  }
+#endif
+  return exp2(x);
+}
+
+#if defined(__AVX512BF16__)
+// Lanes of two rows as bf16: the even row in the low half, the odd row in the high half.
+inline __m512i round_rows(F32 even, F32 odd) {
+  return reinterpret_cast<__m512i>(
+      _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(odd), reinterpret_cast<__m512>(even)));
+}
+inline __m256i high_half(__m512i rows) { return __builtin_shufflevector(rows, rows, 4, 5, 6, 7); }
+// Words (even, odd) per lane.
+inline __m512i interleave_rows(__m512i rows) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, rows);
+}
+#endif
+
+// ---- Visibility
+
+// Lanes that see `key`.
+inline I32 sees(const I32 first, const I32 last, int64_t key) {
+  const I32 keys = I32{} + static_cast<int32_t>(key);
+  return (first <= keys) & (keys <= last);
+}
+inline I32 load_lanes(const int32_t* p) {
+  using Unaligned = int32_t __attribute__((vector_size(kLanes * 4), aligned(4)));
+  return *reinterpret_cast<const Unaligned*>(p);
+}
+
+// Keys that all vectors see fully, inside the block and with even bounds; empty when begin == end.
+KeyRange full_keys(const TileKeys& visible, KeyRange block) {
+  KeyRange full = block;
+  for (int64_t v = 0; v < visible.vectors; ++v) {
+    if (visible.all[v].begin > full.begin) full.begin = visible.all[v].begin;
+    if (visible.all[v].end < full.end) full.end = visible.all[v].end;
+  }
+  full.begin = (full.begin + 1) & ~1;
+  full.end &= ~1;
+  if (full.begin >= full.end) full.begin = full.end = block.end;
+  return full;
+}
+
+// The part of `range` that vector v sees at all, with even bounds.
+KeyRange seen_by(const TileKeys& visible, int64_t v, KeyRange range) {
+  const int32_t begin = visible.any[v].begin & ~1;
+  const int32_t end = (visible.any[v].end + 1) & ~1;
+  KeyRange seen = {begin > range.begin ? begin : range.begin, end < range.end ? end : range.end};
+  if (seen.end < seen.begin) seen.end = seen.begin;
+  return seen;
+}
+
+// ---- Forward
+
+// Vectors v … v + kVectors − 1 of the tile against the keys of `range`.
+template <bool kPairs, int kVectors, bool kMasked>
+void forward_keys(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
+  constexpr int64_t kPair = kPairs ? 2 : 1;
+  constexpr int64_t kRow = kVectors * kLanes;
+  alignas(64) float scores[kForwardChunk * kRow];
+  const int64_t count = range.end - range.begin;
+  const int64_t offset = range.begin - tile.origin;
+  multiply<kPairs, kVectors, 1, Into::set>(
+      {tile.keys + offset, tile.key_stride, tile.queries + v * kLanes, kForwardLanes,
+       (tile.width + kPair - 1) / kPair, scores, kRow, nullptr},
+      count);
+
+  F32 rescale[kVectors];
+  for (int n = 0; n < kVectors; ++n) {
+    const int64_t lane = (v + n) * kLanes;
+    const I32 first = load_lanes(tile.visible->first + lane);
+    const I32 last = load_lanes(tile.visible->last + lane);
+    float* column = scores + n * kLanes;
+    const F32 scale = broadcast(tile.score_scale);
+
+    const F32 before = load(tile.largest + lane);
+    F32 top[2] = {before, before};
+    for (int64_t i = 0; i < count; i += 2) {
+      for (int j = 0; j < 2; ++j) {
+        const F32 score = load(column + (i + j) * kRow) * scale;
+        F32 candidate = max(score, top[j]);
+        if constexpr (kMasked) {
+          candidate = select(sees(first, last, range.begin + i + j), candidate, top[j]);
+        }
+        top[j] = candidate;
+      }
+    }
+    const F32 now = max(top[0], top[1]);
+    rescale[n] = exp2(before - now);  // exactly 1 where nothing changed
+    store(tile.largest + lane, now);
+
+    F32 sum[2] = {load(tile.sum + lane) * rescale[n], F32{}};
+    for (int64_t i = 0; i < count; i += 2) {
+      F32 p[2];
+      for (int j = 0; j < 2; ++j) {
+        p[j] = exp2_of<kPairs>(load(column + (i + j) * kRow) * scale - now);
+        if constexpr (kMasked) p[j] = select(sees(first, last, range.begin + i + j), p[j], F32{});
+        sum[j] += p[j];
+      }
+#if defined(__AVX512BF16__)
+      if constexpr (kPairs) {
+        // Row i / 2 of the words lies on rows of scores that have been read.
+        _mm512_store_si512(column + i / 2 * kRow, interleave_rows(round_rows(p[0], p[1])));
+        continue;
+      }
+#endif
+      store(column + i * kRow, p[0]);
+      store(column + (i + 1) * kRow, p[1]);
+    }
+    store(tile.sum + lane, sum[0] + sum[1]);
+  }
+
+  const int64_t value_stride = round_up(tile.value_width, kLanes);
+  multiply<kPairs, kVectors, 1, Into::scale_and_add>(
+      {tile.values + offset / kPair * value_stride, value_stride, scores, kRow, count / kPair,
+       tile.out + v * kLanes, kForwardLanes, rescale},
+      round_up(tile.value_width, 2));
+}
+
+template <bool kPairs, int kVectors, bool kMasked>
+void forward_chunks(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
+  while (range.begin < range.end) {
+    const KeyRange chunk = {range.begin,
+                            static_cast<int32_t>(smaller(range.begin + kForwardChunk, range.end))};
+    forward_keys<kPairs, kVectors, kMasked>(tile, v, chunk);
+    range.begin = chunk.end;
+  }
+}
+
+template <bool kPairs>
+void forward_edge(const AttentionForwardTile& tile, KeyRange range) {
+  for (int64_t v = 0; v < tile.visible->vectors; ++v) {
+    forward_chunks<kPairs, 1, true>(tile, v, seen_by(*tile.visible, v, range));
+  }
+}
+
+template <bool kPairs>
+void forward(const AttentionForwardTile& tile) {
+  const KeyRange full = full_keys(*tile.visible, tile.block);
+  forward_edge<kPairs>(tile, {tile.block.begin, full.begin});
+  switch (tile.visible->vectors) {
+    case 1: forward_chunks<kPairs, 1, false>(tile, 0, full); break;
+    case 2: forward_chunks<kPairs, 2, false>(tile, 0, full); break;
+    default: forward_chunks<kPairs, 3, false>(tile, 0, full); break;
+  }
+  forward_edge<kPairs>(tile, {full.end, tile.block.end});
+}
+
+// ---- Backward
+
+// Probabilities and score gradients of up to kBackwardChunk keys, as operands.
+template <bool kPairs>
+struct Gradients {
+  static constexpr int64_t kPair = kPairs ? 2 : 1;
+  static constexpr int64_t kRow = kBackwardLanes / kPair;  // words of a row
+  // [key][lane / pair]: left-hand operands, contracted over queries.
+  alignas(64) float probability[kBackwardChunk * kRow];
+  alignas(64) float dscore[kBackwardChunk * kRow];
+  // [key / pair][lane]: right-hand operand, contracted over keys. For f32 it equals dscore.
+  alignas(64) float dscore_pairs[kPairs ? kBackwardChunk / 2 * kBackwardLanes : kLanes];
+
+  const float* right() const { return kPairs ? dscore_pairs : dscore; }
+  void clear() {
+    for (int64_t i = 0; i < kBackwardChunk * kRow; i += kLanes) {
+      store(probability + i, F32{});
+      store(dscore + i, F32{});
+    }
+    if constexpr (kPairs) {
+      for (int64_t i = 0; i < kBackwardChunk / 2 * kBackwardLanes; i += kLanes) {
+        store(dscore_pairs + i, F32{});
+      }
+    }
+  }
+};
+
+// Fills `gradients` for keys `strip` (whose first row there is `row`) and vectors v … of the tile.
+template <bool kPairs, int kVectors, bool kMasked>
+void backward_scores(const AttentionBackwardTile& tile, int64_t v, KeyRange strip, int64_t row,
+                     Gradients<kPairs>& gradients) {
+  constexpr int64_t kPair = kPairs ? 2 : 1;
+  constexpr int64_t kRow = kVectors * kLanes;
+  alignas(64) float scores[kStrip * kRow];
+  alignas(64) float dprobability[kStrip * kRow];
+  const int64_t count = strip.end - strip.begin;
+  const int64_t offset = strip.begin - tile.origin;
+  multiply<kPairs, kVectors, 1, Into::set>(
+      {tile.keys + offset, tile.key_stride, tile.queries + v * kLanes, kBackwardLanes,
+       (tile.width + kPair - 1) / kPair, scores, kRow, nullptr},
+      count);
+  multiply<kPairs, kVectors, 1, Into::set>(
+      {tile.values + offset, tile.key_stride, tile.dout + v * kLanes, kBackwardLanes,
+       (tile.value_width + kPair - 1) / kPair, dprobability, kRow, nullptr},
+      count);
+  const F32 scale = broadcast(tile.score_scale);
+  for (int n = 0; n < kVectors; ++n) {
+    const int64_t lane = (v + n) * kLanes;
+    const F32 lse = load(tile.lse + lane);
+    const F32 delta = load(tile.delta + lane);
+    const I32 first = load_lanes(tile.visible->first + lane);
+    const I32 last = load_lanes(tile.visible->last + lane);
+    for (int64_t i = 0; i < count; i += 2) {
+      F32 p[2];
+      F32 ds[2];
+      for (int j = 0; j < 2; ++j) {
+        const int64_t at = (i + j) * kRow + n * kLanes;
+        p[j] = exp2_of<kPairs>(load(scores + at) * scale - lse);
+        ds[j] = p[j] * (load(dprobability + at) - delta);
+        if constexpr (kMasked) {
+          const I32 mask = sees(first, last, strip.begin + i + j);
+          p[j] = select(mask, p[j], F32{});
+          ds[j] = select(mask, ds[j], F32{});
+        }
+      }
+      const int64_t at = (row + i) * Gradients<kPairs>::kRow + lane / kPair;
+#if defined(__AVX512BF16__)
+      if constexpr (kPairs) {
+        const __m512i p_rows = round_rows(p[0], p[1]);
+        const __m512i ds_rows = round_rows(ds[0], ds[1]);
+        const int64_t below = at + Gradients<kPairs>::kRow;
+        _mm256_store_si256(reinterpret_cast<__m256i*>(gradients.probability + at),
+                           _mm512_castsi512_si256(p_rows));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(gradients.probability + below),
+                           high_half(p_rows));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(gradients.dscore + at),
+                           _mm512_castsi512_si256(ds_rows));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(gradients.dscore + below),
+                           high_half(ds_rows));
+        _mm512_store_si512(gradients.dscore_pairs + (row + i) / 2 * kBackwardLanes + lane,
+                           interleave_rows(ds_rows));
+        continue;
+      }
+#endif
+      store(gradients.probability + at, p[0]);
+      store(gradients.probability + at + Gradients<kPairs>::kRow, p[1]);
+      store(gradients.dscore + at, ds[0]);
+      store(gradients.dscore + at + Gradients<kPairs>::kRow, ds[1]);
+    }
+  }
+}
+
+// target [key][stride] += left [key][lanes] · right [lanes][stride], over lanes of vectors begin …
+// end.
+template <bool kPairs>
+void add_key_gradient(const float* left, const float* right, int64_t width, int64_t vector_begin,
+                      int64_t vector_end, float* target, int64_t keys) {
+  constexpr int64_t kPair = kPairs ? 2 : 1;
+  constexpr int64_t kARow = Gradients<kPairs>::kRow;
+  const int64_t stride = round_up(width, kLanes);
+  const int64_t first_step = vector_begin * kLanes / kPair;
+  const int64_t steps = (vector_end - vector_begin) * kLanes / kPair;
+  for (int64_t column = 0; column < stride;) {
+    const Product product = {left + first_step,
+                             1,
+                             right + first_step * stride + column,
+                             stride,
+                             steps,
+                             target + column,
+                             stride,
+                             nullptr};
+    const int64_t vectors = smaller((stride - column) / kLanes, kColumnVectors);
+    switch (vectors) {
+      case 1: multiply<kPairs, 1, kARow, Into::add>(product, keys); break;
+      case 2: multiply<kPairs, 2, kARow, Into::add>(product, keys); break;
+      case 3: multiply<kPairs, 3, kARow, Into::add>(product, keys); break;
+      default: multiply<kPairs, kColumnVectors, kARow, Into::add>(product, keys); break;
+    }
+    column += vectors * kLanes;
+  }
+}
+
+template <bool kPairs>
+void add_key_gradients(const AttentionBackwardTile& tile, const Gradients<kPairs>& gradients,
+                       KeyRange keys, int64_t row, int64_t vector_begin, int64_t vector_end) {
+  const int64_t offset = keys.begin - tile.origin;
+  const int64_t count = keys.end - keys.begin;
+  const int64_t at = row * Gradients<kPairs>::kRow;
+  add_key_gradient<kPairs>(gradients.probability + at, tile.dout_pairs, tile.value_width,
+                           vector_begin, vector_end,
+                           tile.dvalue + offset * round_up(tile.value_width, kLanes), count);
+  add_key_gradient<kPairs>(gradients.dscore + at, tile.query_pairs, tile.width, vector_begin,
+                           vector_end, tile.dkey + offset * round_up(tile.width, kLanes), count);
+}
+
+template <bool kPairs, int kVectors>
+void add_query_gradient(const AttentionBackwardTile& tile, const Gradients<kPairs>& gradients,
+                        KeyRange keys, int64_t row, int64_t v) {
+  constexpr int64_t kPair = kPairs ? 2 : 1;
+  const int64_t stride = round_up(tile.width, kLanes);
+  multiply<kPairs, kVectors, 1, Into::add>(
+      {tile.key_pairs + (keys.begin - tile.origin) / kPair * stride, stride,
+       gradients.right() + row / kPair * kBackwardLanes + v * kLanes, kBackwardLanes,
+       (keys.end - keys.begin) / kPair, tile.dquery + v * kLanes, kBackwardLanes, nullptr},
+      round_up(tile.width, 2));
+}
+
+// Calls function(integral constant N, v) for groups of up to kGroupVectors vectors.
+template <int kCount>
+struct Vectors {
+  static constexpr int value = kCount;
+};
+template <typename Function>
+inline void for_each_group(int64_t vectors, const Function& function) {
+  for (int64_t v = 0; v < vectors;) {
+    const int64_t group = smaller(kGroupVectors, vectors - v);
+    switch (group) {
+      case 1: function(Vectors<1>{}, v); break;
+      case 2: function(Vectors<2>{}, v); break;
+      default: function(Vectors<3>{}, v); break;
+    }
+    v += group;
+  }
+}
+
+template <bool kPairs>
+void backward_full(const AttentionBackwardTile& tile, KeyRange chunk,
+                   Gradients<kPairs>& gradients) {
+  const int64_t vectors = tile.visible->vectors;
+  for (int32_t key = chunk.begin; key < chunk.end; key += kStrip) {
+    const KeyRange strip = {key, static_cast<int32_t>(smaller(key + kStrip, chunk.end))};
+    for_each_group(vectors, [&](auto group, int64_t v) {
+      backward_scores<kPairs, decltype(group)::value, false>(tile, v, strip, key - chunk.begin,
+                                                             gradients);
+    });
+  }
+  add_key_gradients<kPairs>(tile, gradients, chunk, 0, 0, vectors);
+  for_each_group(vectors, [&](auto group, int64_t v) {
+    add_query_gradient<kPairs, decltype(group)::value>(tile, gradients, chunk, 0, v);
+  });
+}
+
+template <bool kPairs>
+void backward_edge(const AttentionBackwardTile& tile, KeyRange chunk,
+                   Gradients<kPairs>& gradients) {
+  const TileKeys& visible = *tile.visible;
+  gradients.clear();
+  for (int64_t v = 0; v < visible.vectors; ++v) {
+    const KeyRange seen = seen_by(visible, v, chunk);
+    for (int32_t key = seen.begin; key < seen.end; key += kStrip) {
+      const KeyRange strip = {key, static_cast<int32_t>(smaller(key + kStrip, seen.end))};
+      backward_scores<kPairs, 1, true>(tile, v, strip, key - chunk.begin, gradients);
+    }
+    if (seen.begin < seen.end) {
+      add_query_gradient<kPairs, 1>(tile, gradients, seen, seen.begin - chunk.begin, v);
+    }
+  }
+  for (int32_t key = chunk.begin; key < chunk.end; key += kStrip) {
+    const KeyRange strip = {key, static_cast<int32_t>(smaller(key + kStrip, chunk.end))};
+    int64_t begin = visible.vectors;
+    int64_t end = 0;
+    for (int64_t v = 0; v < visible.vectors; ++v) {
+      const KeyRange seen = seen_by(visible, v, strip);
+      if (seen.begin == seen.end) continue;
+      begin = smaller(begin, v);
+      end = v + 1;
+    }
+    if (begin < end)
+      add_key_gradients<kPairs>(tile, gradients, strip, key - chunk.begin, begin, end);
+  }
+}
+
+template <bool kPairs>
+void backward(const AttentionBackwardTile& tile) {
+  Gradients<kPairs> gradients;
+  const KeyRange full = full_keys(*tile.visible, tile.block);
+  const auto chunks = [&](KeyRange range, auto&& function) {
+    while (range.begin < range.end) {
+      const KeyRange chunk = {
+          range.begin, static_cast<int32_t>(smaller(range.begin + kBackwardChunk, range.end))};
+      function(chunk);
+      range.begin = chunk.end;
+    }
+  };
+  const auto edge = [&](KeyRange chunk) { backward_edge<kPairs>(tile, chunk, gradients); };
+  chunks({tile.block.begin, full.begin}, edge);
+  chunks(full, [&](KeyRange chunk) { backward_full<kPairs>(tile, chunk, gradients); });
+  chunks({full.end, tile.block.end}, edge);
+}
+
+// ---- Packing and storing
+
+// Walks along rows without dividing for each.
+template <typename T>
+class RowPointer {
+ public:
+  RowPointer(const HeadRows& rows, int64_t first)
+      : rows_(rows),
+        token_(static_cast<T*>(rows.data) + first / rows.heads * rows.token_stride),
+        head_(first % rows.heads) {}
+  T* next() {
+    T* const row = token_ + head_ * rows_.width;
+    if (++head_ == rows_.heads) {
+      head_ = 0;
+      token_ += rows_.token_stride;
+    }
+    return row;
+  }
+
+ private:
+  const HeadRows& rows_;
+  T* token_;
+  int64_t head_;
+};
+
+// 2 · kLanes bf16 as words.
+inline F32 load_bits(const uint16_t* p) {
+  F32 value;
+  __builtin_memcpy(&value, p, sizeof value);
+  return value;
+}
+
+// Words kLanes · i … of a row; those past the width are zero.
+template <typename T, bool kPairs>
+inline F32 load_words(const T* row, int64_t word, int64_t width) {
+  constexpr int64_t kPair = kPairs ? 2 : 1;
+  const int64_t rest = width - word * kPair;
+  if constexpr (kPairs) {
+    if (rest >= 2 * kLanes) {
+      return load_bits(row + 2 * word);
+    }
+    T buffer[2 * kLanes] = {};
+    for (int64_t i = 0; i < rest; ++i) buffer[i] = row[2 * word + i];
+    return load_bits(buffer);
+  } else {
+    return rest >= kLanes ? load(row + word) : load_partial(row + word, static_cast<int>(rest));
+  }
+}
+
+template <typename T, bool kPairs>
+void pack_transposed(const HeadRows& rows, int64_t first, int64_t count, int64_t padded,
+                     float* words, int64_t stride) {
+  const int64_t steps = kPairs ? (rows.width + 1) / 2 : rows.width;
+  RowPointer<const T> next(rows, first);
+  for (int64_t i = 0; i < padded; i += kLanes) {
+    const T* row[kLanes];
+    const int64_t present = smaller(kLanes, count - i);
+    for (int64_t j = 0; j < present; ++j) row[j] = next.next();
+    for (int64_t word = 0; word < steps; word += kLanes) {
+      F32 square[kLanes];
+      for (int64_t j = 0; j < kLanes; ++j) {
+        square[j] = j < present ? load_words<T, kPairs>(row[j], word, rows.width) : F32{};
+      }
+      transpose(square);
+      const int64_t here = smaller(kLanes, steps - word);
+      for (int64_t k = 0; k < here; ++k) store(words + (word + k) * stride + i, square[k]);
+    }
+  }
+}
+
+template <typename T, bool kPairs>
+void pack_pairs(const HeadRows& rows, int64_t first, int64_t count, int64_t padded, float* words) {
+  const int64_t stride = round_up(rows.width, kLanes);
+  RowPointer<const T> next(rows, first);
+  for (int64_t i = 0; i < padded; i += kPairs ? 2 : 1) {
+    const T* even = i < count ? next.next() : nullptr;
+    float* target = words + i / (kPairs ? 2 : 1) * stride;
+    if constexpr (kPairs) {
+      const T* odd = i + 1 < count ? next.next() : nullptr;
+      for (int64_t d = 0; d < stride; d += kLanes) {
+        const int rest = static_cast<int>(smaller(kLanes, rows.width - d));
+        const auto bits = [&](const T* row) {
+          if (row == nullptr) return U32{};
+          return reinterpret_cast<U32>(rest == kLanes ? load(row + d)
+                                                      : load_partial(row + d, rest));
+        };
+        store(target + d, reinterpret_cast<F32>((bits(even) >> 16) | bits(odd)));
+      }
+    } else {
+      for (int64_t d = 0; d < stride; d += kLanes) {
+        store(target + d, even == nullptr ? F32{} : load_words<T, false>(even, d, rows.width));
+      }
+    }
+  }
+}
+
+template <typename T>
+void row_products(const HeadRows& a, const HeadRows& b, int64_t first, int64_t count,
+                  float* products) {
+  RowPointer<const T> next_a(a, first);
+  RowPointer<const T> next_b(b, first);
+  for (int64_t i = 0; i < count; ++i) {
+    const T* row_a = next_a.next();
+    const T* row_b = next_b.next();
+    F32 sum = {};
+    for (int64_t d = 0; d < a.width; d += kLanes) {
+      sum += load_words<T, false>(row_a, d, a.width) * load_words<T, false>(row_b, d, a.width);
+    }
+    products[i] = sum_lanes(sum);
+  }
+}
+
+template <typename T>
+inline void store_elements(T* target, F32 value, int64_t count) {
+  if (count >= kLanes) {
+    store(target, value);
+  } else {
+    store_partial(target, value, static_cast<int>(count));
+  }
+}
+
+template <typename T>
+void store_columns(const float* columns, int64_t stride, const float* scale, const HeadRows& rows,
+                   int64_t first, int64_t count) {
+  RowPointer<T> next(rows, first);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    T* row[kLanes];
+    const int64_t present = smaller(kLanes, count - i);
+    for (int64_t j = 0; j < present; ++j) row[j] = next.next();
+    const F32 factor = load(scale + i);
+    for (int64_t d = 0; d < rows.width; d += kLanes) {
+      F32 square[kLanes];
+      const int64_t here = smaller(kLanes, rows.width - d);
+      for (int64_t k = 0; k < kLanes; ++k) {
+        square[k] = k < here ? load(columns + (d + k) * stride + i) * factor : F32{};
+      }
+      transpose(square);
+      for (int64_t j = 0; j < present; ++j) store_elements(row[j] + d, square[j], here);
+    }
+  }
+}
+
+template <typename T>
+void store_rows(const float* source, float scale, const HeadRows& rows, int64_t first,
+                int64_t count) {
+  const int64_t stride = round_up(rows.width, kLanes);
+  RowPointer<T> next(rows, first);
+  for (int64_t i = 0; i < count; ++i) {
+    T* row = next.next();
+    for (int64_t d = 0; d < rows.width; d += kLanes) {
+      store_elements(row + d, load(source + i * stride + d) * scale, rows.width - d);
+    }
+  }
+}
+
+template <typename T, bool kPairs>
+constexpr AttentionFunctions functions() {
+  return {kPairs ? 2 : 1,         &pack_transposed<T, kPairs>,
+          &pack_pairs<T, kPairs>, &forward<kPairs>,
+          &backward<kPairs>,      &row_products<T>,
+          &store_columns<T>,      &store_rows<T>};
+}
+
+#if defined(__AVX512BF16__)
+constexpr bool kPairsOfBf16 = true;
+#else
+constexpr bool kPairsOfBf16 = false;
+#endif
+
+}  // namespace
+
+extern const AttentionIsa attention_kernels = {kLanes, kForwardLanes, kBackwardLanes,
+                                               functions<float, false>(),
+                                               functions<uint16_t, kPairsOfBf16>()};
+
+}  // namespace sidewinder::SIDEWINDER_ISA

@@ -1,0 +1,117 @@
+#pragma once
+// Inner loops of flash attention on one tile of queries.
+//
+// A tile is `lanes` vector lanes; a lane is one query of one head. The query heads of a group lie
+// side by side: lane r is head r % group of query r / group, so that a tile of a grouped head spans
+// few queries. Scores are kept transposed, [key][lane]: sums over keys need no shuffles, and the
+// probabilities are at once the right-hand operand of the next product.
+//
+// Operands are packed in 32-bit words: one f32, or two bf16 that are neighbours along the
+// contracted axis where the CPU multiplies such pairs (`pair` = 2). Two forms of a block of rows
+// exist:
+//   transposed   [width / pair][row]    to contract over the width
+//   row pairs    [row / pair][width]    to contract over the rows
+
+#include <cstdint>
+
+#include "kernels/cpu/isa.h"
+
+namespace sidewinder {
+
+// Rows of one key/value head, or of the query heads that use it: row r is head r % heads of token
+// r / heads. Strides count elements.
+struct HeadRows {
+  void* data;
+  int64_t token_stride;
+  int64_t heads;
+  int64_t width;
+};
+
+// Keys begin ≤ key < end.
+struct KeyRange {
+  int32_t begin, end;
+};
+
+inline constexpr int64_t kMaxTileLanes = 96;
+inline constexpr int64_t kMaxTileVectors = 8;
+
+// Keys that the lanes of a tile see, as indices relative to the first packed key.
+struct TileKeys {
+  int64_t vectors;  // in use; lanes past the last query see every key and hold zeros
+  alignas(64) int32_t first[kMaxTileLanes];
+  alignas(64) int32_t last[kMaxTileLanes];
+  KeyRange any[kMaxTileVectors];  // per vector: keys that some lane sees
+  KeyRange all[kMaxTileVectors];  // keys that every lane sees
+};
+
+struct AttentionForwardTile {
+  const TileKeys* visible;
+  KeyRange block;        // even bounds; the packed keys are those from `origin` on
+  int32_t origin;        // even
+  const float* queries;  // transposed [steps][lanes]
+  const float* keys;     // transposed [steps][key_stride]
+  int64_t key_stride;
+  const float* values;  // row pairs [key / pair][value_stride]
+  int64_t width;
+  int64_t value_width;
+  float score_scale;  // scale · log2 e
+  float* out;         // [value_stride][lanes] Σ P·v, added to
+  float* largest;     // [lanes] largest scaled score (base 2) so far
+  float* sum;         // [lanes] Σ P
+};
+
+struct AttentionBackwardTile {
+  const TileKeys* visible;
+  KeyRange block;
+  int32_t origin;
+  const float* queries;      // transposed [steps][lanes]
+  const float* query_pairs;  // [lanes / pair][width_stride]
+  const float* dout;         // transposed
+  const float* dout_pairs;
+  const float* keys;       // transposed [steps][key_stride]
+  const float* key_pairs;  // [key / pair][width_stride]
+  const float* values;     // transposed [value steps][key_stride]
+  int64_t key_stride;
+  int64_t width;
+  int64_t value_width;
+  float score_scale;
+  const float* lse;    // [lanes] base 2
+  const float* delta;  // [lanes]
+  float* dquery;       // [width_stride][lanes], added to
+  float* dkey;         // [key][width_stride], added to
+  float* dvalue;       // [key][value_stride], added to
+};
+
+// Functions for one storage type.
+struct AttentionFunctions {
+  int64_t pair;
+  // Rows first … first + count − 1 of `rows`; the words of rows count … padded − 1 are zero.
+  // `stride` and `padded` are multiples of the vector length.
+  void (*pack_transposed)(const HeadRows& rows, int64_t first, int64_t count, int64_t padded,
+                          float* words, int64_t stride);
+  void (*pack_pairs)(const HeadRows& rows, int64_t first, int64_t count, int64_t padded,
+                     float* words);
+  void (*forward)(const AttentionForwardTile& tile);
+  void (*backward)(const AttentionBackwardTile& tile);
+  // products[i] = Σ a·b of row first + i.
+  void (*row_products)(const HeadRows& a, const HeadRows& b, int64_t first, int64_t count,
+                       float* products);
+  // Row first + i of `rows` = scale[i] · column i of `columns` [width][stride].
+  void (*store_columns)(const float* columns, int64_t stride, const float* scale,
+                        const HeadRows& rows, int64_t first, int64_t count);
+  // Row first + i of `rows` = scale · row i of `source`, whose rows are the padded width apart.
+  void (*store_rows)(const float* source, float scale, const HeadRows& rows, int64_t first,
+                     int64_t count);
+};
+
+struct AttentionIsa {
+  int64_t vector_lanes;
+  int64_t forward_lanes;  // of a tile
+  int64_t backward_lanes;
+  AttentionFunctions f32;
+  AttentionFunctions bf16;
+};
+
+SIDEWINDER_DECLARE_PER_ISA(AttentionIsa, attention_kernels)
+
+}  // namespace sidewinder
