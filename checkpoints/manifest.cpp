@@ -114,7 +114,7 @@ FileRecord read_file_record(const ManifestReader& reader, const Json& entry) {
   if (file.name.empty() || file.name.size() > 255 || file.name.front() == '.' ||
       file.name.find_first_of(std::string("/\0", 2)) != std::string::npos ||
       file.name == Manifest::kFileName) {
-    reader.fail("'{}' is not the name of a file of a checkpoint", file.name);
+    reader.fail("{} is not the name of a file of a checkpoint", quoted(file.name));
   }
   file.bytes = reader.number(entry, "bytes");
   file.digest = reader.digest(entry);
