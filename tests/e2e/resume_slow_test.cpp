@@ -6,17 +6,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 
 #include "checkpoints/store.h"
-#include "kernels/base/philox.h"
 #include "tests/support/program.h"
 #include "tests/support/random.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_run.h"
 
 namespace sidewinder {
 namespace {
@@ -24,67 +23,6 @@ namespace {
 using testing::ProgramResult;
 using testing::run_program;
 using testing::TemporaryFolder;
-
-// 16 documents of 5 to 150 bytes: an epoch is about 9 steps of 2 rows of 64, and several documents
-// are longer than a row.
-void make_corpus(const TemporaryFolder& folder) {
-  const Philox random(11, "documents");
-  uint64_t draw = 0;
-  std::ofstream file(folder / "documents.jsonl");
-  for (int i = 0; i < 16; ++i) {
-    const uint64_t length = 5 + random.below(draw++, 146);
-    std::string text;
-    for (uint64_t k = 0; k < length; ++k) text += static_cast<char>('a' + random.below(draw++, 26));
-    file << nlohmann::json{{"text", text}}.dump() << '\n';
-  }
-  file.close();
-  const ProgramResult made = run_program({"tokenize", "documents.jsonl", "--output", "tokens",
-                                          "--tokenizer", "bytes", "--hold-out", "0.1"},
-                                         folder.path());
-  ASSERT_EQ(made.exit_code, 0) << made.errors;
-}
-
-constexpr int kSteps = 14;
-
-void write_recipe(const TemporaryFolder& folder) {
-  std::ofstream(folder / "tiny.toml") << R"(
-[run]
-seed = 3
-[model]
-width = 32
-vocabulary = 256
-layers = "mw"
-[model.block.m]
-mixer = "mamba1"
-state = 4
-hidden = 64
-[model.block.w]
-mixer = "attention"
-pattern = "window"
-window = 16
-head_width = 16
-hidden = 64
-[data]
-packing_buffer = 3
-validation = "tokens/validation"
-[[data.train]]
-name = "documents"
-folder = "tokens/train"
-[train]
-steps = 14
-context = 64
-tokens_per_step = 128
-precision = "bf16"
-log_every = 1
-validate_every = 5
-[learning_rate]
-peak = 1e-2
-warmup_steps = 2
-[checkpoint]
-every_steps = 1
-keep_last = 2
-)";
-}
 
 // Starts `train` and kills it as soon as the metrics show `step`; returns whether it was still
 // running then.
@@ -116,7 +54,7 @@ bool train_until(const TemporaryFolder& folder, const std::string& run, int64_t 
 
 std::map<std::string, Tensor> final_tensors(const TemporaryFolder& folder, const std::string& run) {
   const CheckpointContent content = load_checkpoint_or_newest(folder / run);
-  EXPECT_EQ(content.step, kSteps);
+  EXPECT_EQ(content.step, testing::kTinySteps);
   std::map<std::string, Tensor> tensors;
   for (const NamedTensor& entry : content.tensors) tensors[entry.name] = entry.tensor;
   return tensors;
@@ -139,8 +77,8 @@ std::vector<std::string> timeless_metrics(const TemporaryFolder& folder, const s
 
 TEST(Resume, KilledAfterEveryStepEndsInTheSameBits) {
   const TemporaryFolder folder;
-  make_corpus(folder);
-  write_recipe(folder);
+  testing::make_tiny_corpus(folder);
+  testing::write_tiny_recipe(folder);
   const ProgramResult whole =
       run_program({"train", "tiny.toml", "--set", "run.folder=whole"}, folder.path());
   ASSERT_EQ(whole.exit_code, 0) << whole.errors;
@@ -149,13 +87,13 @@ TEST(Resume, KilledAfterEveryStepEndsInTheSameBits) {
 
   // One run that is killed again and again, after each of its steps.
   int kills = 0;
-  for (int step = 1; step < kSteps; ++step) {
+  for (int step = 1; step < testing::kTinySteps; ++step) {
     if (train_until(folder, "killed", step)) ++kills;
   }
   const ProgramResult last =
       run_program({"train", "tiny.toml", "--set", "run.folder=killed"}, folder.path());
   ASSERT_EQ(last.exit_code, 0) << last.errors;
-  EXPECT_GE(kills, kSteps / 2);
+  EXPECT_GE(kills, testing::kTinySteps / 2);
   const auto actual = final_tensors(folder, "killed");
   ASSERT_EQ(actual.size(), expected.size());
   for (const auto& [name, tensor] : expected) {
@@ -166,8 +104,8 @@ TEST(Resume, KilledAfterEveryStepEndsInTheSameBits) {
 
 TEST(Resume, NumberOfThreadsDoesNotMatter) {
   const TemporaryFolder folder;
-  make_corpus(folder);
-  write_recipe(folder);
+  testing::make_tiny_corpus(folder);
+  testing::write_tiny_recipe(folder);
   std::map<std::string, Tensor> first;
   for (const char* threads : {"1", "2", "3"}) {
     setenv("SIDEWINDER_THREADS", threads, 1);
@@ -186,8 +124,8 @@ TEST(Resume, NumberOfThreadsDoesNotMatter) {
 
 TEST(Resume, TerminationSavesAndAsksForARequeue) {
   const TemporaryFolder folder;
-  make_corpus(folder);
-  write_recipe(folder);
+  testing::make_tiny_corpus(folder);
+  testing::write_tiny_recipe(folder);
   const pid_t child = fork();
   if (child == 0) {
     if (chdir(folder.path().c_str()) != 0) _exit(126);
@@ -208,8 +146,8 @@ TEST(Resume, TerminationSavesAndAsksForARequeue) {
 
 TEST(Resume, AChangedKeyThatMayNotChangeIsNamed) {
   const TemporaryFolder folder;
-  make_corpus(folder);
-  write_recipe(folder);
+  testing::make_tiny_corpus(folder);
+  testing::write_tiny_recipe(folder);
   const std::vector<std::string> base = {"train", "tiny.toml", "--set", "run.folder=run"};
   auto with = [&](std::initializer_list<std::string> more) {
     std::vector<std::string> arguments = base;
@@ -231,8 +169,8 @@ TEST(Resume, AChangedKeyThatMayNotChangeIsNamed) {
 
 TEST(Resume, AnotherInstructionSetIsRefusedUnlessAllowed) {
   const TemporaryFolder folder;
-  make_corpus(folder);
-  write_recipe(folder);
+  testing::make_tiny_corpus(folder);
+  testing::write_tiny_recipe(folder);
   setenv("SIDEWINDER_ISA", "generic", 1);
   const ProgramResult made = run_program(
       {"train", "tiny.toml", "--set", "run.folder=run", "--set", "train.steps=2"}, folder.path());

@@ -1,0 +1,69 @@
+#include "tests/support/tiny_run.h"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "kernels/base/philox.h"
+#include "tests/support/program.h"
+
+namespace sidewinder::testing {
+
+void make_tiny_corpus(const TemporaryFolder& folder) {
+  const Philox random(11, "documents");
+  uint64_t draw = 0;
+  std::ofstream file(folder / "documents.jsonl");
+  for (int i = 0; i < 16; ++i) {
+    const uint64_t length = 5 + random.below(draw++, 146);
+    std::string text;
+    for (uint64_t k = 0; k < length; ++k) text += static_cast<char>('a' + random.below(draw++, 26));
+    file << nlohmann::json{{"text", text}}.dump() << '\n';
+  }
+  file.close();
+  const ProgramResult made = run_program({"tokenize", "documents.jsonl", "--output", "tokens",
+                                          "--tokenizer", "bytes", "--hold-out", "0.1"},
+                                         folder.path());
+  if (made.exit_code != 0) throw std::runtime_error("tokenize failed: " + made.errors);
+}
+
+void write_tiny_recipe(const TemporaryFolder& folder) {
+  std::ofstream(folder / "tiny.toml") << R"(
+[run]
+seed = 3
+[model]
+width = 32
+vocabulary = 256
+layers = "mw"
+[model.block.m]
+mixer = "mamba1"
+state = 4
+hidden = 64
+[model.block.w]
+mixer = "attention"
+pattern = "window"
+window = 16
+head_width = 16
+hidden = 64
+[data]
+packing_buffer = 3
+validation = "tokens/validation"
+[[data.train]]
+name = "documents"
+folder = "tokens/train"
+[train]
+steps = 14
+context = 64
+tokens_per_step = 128
+precision = "bf16"
+log_every = 1
+validate_every = 5
+[learning_rate]
+peak = 1e-2
+warmup_steps = 2
+[checkpoint]
+every_steps = 1
+keep_last = 2
+)";
+}
+
+}  // namespace sidewinder::testing

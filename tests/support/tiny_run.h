@@ -1,0 +1,17 @@
+#pragma once
+// A corpus of bytes and a recipe of seconds, for tests of whole runs.
+
+#include <string>
+
+#include "tests/support/temporary_folder.h"
+
+namespace sidewinder::testing {
+
+// documents.jsonl with 16 documents of 5 to 150 letters, and its corpus in tokens/: an epoch is
+// about 9 steps of 2 rows of 64, and several documents are longer than a row.
+void make_tiny_corpus(const TemporaryFolder& folder);
+// tiny.toml: a hybrid of width 32 that trains on it for 14 steps, saving after each.
+void write_tiny_recipe(const TemporaryFolder& folder);
+inline constexpr int kTinySteps = 14;
+
+}  // namespace sidewinder::testing
