@@ -25,8 +25,10 @@ constexpr size_t kMaxTransfer = size_t{64} << 20;
 }
 
 std::string folder_of(const std::string& path) {
-  const std::string folder = std::filesystem::path(path).parent_path().string();
-  return folder.empty() ? "." : folder;
+  std::filesystem::path folder = path;
+  if (!folder.has_filename()) folder = folder.parent_path();  // "runs/" is "runs"
+  folder = folder.parent_path();
+  return folder.empty() ? "." : folder.string();
 }
 
 }  // namespace
@@ -78,13 +80,16 @@ void OpenFile::flush() const {
 
 void create_folder(const std::string& folder) {
   std::error_code problem;
-  if (!std::filesystem::create_directories(folder, problem) && problem) {
+  if (std::filesystem::is_directory(folder, problem)) return;
+  const std::string above = folder_of(folder);
+  if (above != folder && !path_exists(above)) create_folder(above);
+  if (!std::filesystem::create_directory(folder, problem) && problem) {
     fail_environment("{}: cannot create the folder: {}", folder, problem.message());
   }
   if (!std::filesystem::is_directory(folder, problem)) {
-    fail_environment("{}: is not a folder", folder);
+    fail_environment("{}: is in the way of a folder of that name", folder);
   }
-  flush_path(folder_of(folder));
+  flush_path(above);
 }
 
 void flush_path(const std::string& path) { OpenFile(path, O_RDONLY).flush(); }

@@ -30,7 +30,7 @@ class OpenFile {
   int descriptor_ = -1;
 };
 
-// Creates the folder and those above it.
+// Creates the folder and those above it, where missing, and flushes their names.
 void create_folder(const std::string& folder);
 // Flushes a closed file, or the names in a folder, to the disk.
 void flush_path(const std::string& path);

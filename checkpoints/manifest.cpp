@@ -24,7 +24,7 @@ constexpr size_t kDigestLength = 32;
 constexpr size_t kMaxTensors = 1000000;
 constexpr size_t kMaxNameBytes = 4096;
 
-std::string quoted(const std::string& text) { return Json(text).dump(); }
+std::string json_text(const std::string& text) { return Json(text).dump(); }
 
 // One record a line, so that people can read and compare manifests.
 template <typename Record, typename ToText>
@@ -38,7 +38,7 @@ std::string lines(const std::vector<Record>& records, ToText to_text) {
 }
 
 std::string text_of(const FileRecord& file) {
-  return fmt::format("{{\"name\": {}, \"bytes\": {}, \"digest\": \"{}\"}}", quoted(file.name),
+  return fmt::format("{{\"name\": {}, \"bytes\": {}, \"digest\": \"{}\"}}", json_text(file.name),
                      file.bytes, file.digest);
 }
 
@@ -46,8 +46,8 @@ std::string text_of(const TensorRecord& tensor) {
   return fmt::format(
       "{{\"name\": {}, \"dtype\": \"{}\", \"shape\": {}, \"file\": {}, \"offset\": {}, "
       "\"bytes\": {}, \"digest\": \"{}\"}}",
-      quoted(tensor.name), name_of(tensor.dtype), Json(tensor.shape).dump(), quoted(tensor.file),
-      tensor.offset, tensor.bytes, tensor.digest);
+      json_text(tensor.name), name_of(tensor.dtype), Json(tensor.shape).dump(),
+      json_text(tensor.file), tensor.offset, tensor.bytes, tensor.digest);
 }
 
 // Reads values and reports what is wrong under the name of the manifest.
@@ -114,7 +114,7 @@ FileRecord read_file_record(const ManifestReader& reader, const Json& entry) {
   if (file.name.empty() || file.name.size() > 255 || file.name.front() == '.' ||
       file.name.find_first_of(std::string("/\0", 2)) != std::string::npos ||
       file.name == Manifest::kFileName) {
-    reader.fail("'{}' is not the name of a file of a checkpoint", file.name);
+    reader.fail("{} is not the name of a file of a checkpoint", json_text(file.name));
   }
   file.bytes = reader.number(entry, "bytes");
   file.digest = reader.digest(entry);

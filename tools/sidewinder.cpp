@@ -79,7 +79,7 @@ void add_synthesize(CLI::App& app, Run& run) {
   command.add_option("task", options->task, "copy or recall")->required();
   command.add_option("output", options->output, "JSONL file to write")->required();
   command.add_option("--documents", options->documents, "how many")->capture_default_str();
-  command.add_option("--length", options->length, "letters to copy, or key-value pairs")->capture_default_str();
+  command.add_option("--length", options->length, "most letters to copy, or key-value pairs")->capture_default_str();
   command.add_option("--distance", options->distance, "filler between what is given and what is asked")
       ->capture_default_str();
   command.add_option("--seed", options->seed, "the same seed gives the same documents")->capture_default_str();

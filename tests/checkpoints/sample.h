@@ -46,6 +46,15 @@ inline std::string file_text(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+// Changes one byte in place.
+inline void flip_bits(const std::string& path, size_t place, int mask) {
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  file.seekg(static_cast<std::streamoff>(place));
+  const int byte = file.get();
+  file.seekp(static_cast<std::streamoff>(place));
+  file.put(static_cast<char>(byte ^ mask));
+}
+
 inline void set_file_text(const std::string& path, const std::string& text) {
   std::ofstream(path, std::ios::binary) << text;
 }

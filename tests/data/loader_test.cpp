@@ -141,7 +141,7 @@ TEST(Loader, GivesEveryPredictionOfEveryDocumentOnceAnEpoch) {
       EXPECT_GE(check_every_plan(
                     documents, options_for({folder.path()}), seed,
                     [=](int64_t) { return row_length; }, 400),
-                5);
+                3);
     }
   }
 }

@@ -39,22 +39,23 @@ class Draws {
 SyntheticDocument synthetic_document(const SynthesizeCommand& command, int64_t index) {
   Draws draws(command.seed, index);
   SyntheticDocument document;
+  const int64_t length = 1 + draws.below(command.length);
   const std::string gap = "|" + std::string(static_cast<size_t>(command.distance), '.') + "|";
   if (command.task == "copy") {
-    for (int64_t i = 0; i < command.length; ++i) {
+    for (int64_t i = 0; i < length; ++i) {
       document.text += static_cast<char>('a' + draws.below(kCopyLetters));
     }
     const std::string letters = document.text;
     document.text += gap;
     const int64_t begin = static_cast<int64_t>(document.text.size());
     document.text += letters;
-    document.answers.push_back({begin, begin + command.length});
+    document.answers.push_back({begin, begin + length});
     return document;
   }
   std::vector<int64_t> keys(kKeys);
   std::iota(keys.begin(), keys.end(), 0);
   draws.shuffle(keys);
-  keys.resize(static_cast<size_t>(command.length));
+  keys.resize(static_cast<size_t>(length));
   std::vector<char> values(kKeys);
   for (const int64_t key : keys) {
     values[static_cast<size_t>(key)] = static_cast<char>('0' + draws.below(10));

@@ -12,8 +12,9 @@ namespace sidewinder {
 struct SynthesizeCommand {
   std::string task;    // copy or recall
   std::string output;  // JSONL file, one {"text": …, "answers": [[begin, end], …]} a line
-  int64_t documents = 10000;
-  int64_t length = 8;    // copy: letters to copy; recall: key-value pairs
+  int64_t documents = 20000;
+  int64_t length = 8;  // copy: letters to copy; recall: key-value pairs; each document has 1 to this
+                       // many, since learning starts with the easy ones
   int64_t distance = 16;  // filler between what must be remembered and where it is asked for
   uint64_t seed = 0;
 };
