@@ -59,10 +59,13 @@ int default_num_threads() {
 }  // namespace
 
 struct ThreadPool::State {
-  // One job at a time; `epoch` wakes the workers, `remaining` counts those still in the job.
+  // One job at a time. `epoch` wakes the workers. A worker joins the job through `gate` while it is
+  // open; the caller works too, closes the gate when no item is left, and waits only for workers
+  // that joined: one that the system has not scheduled in time is not waited for.
+  static constexpr uint32_t kOpen = 1U << 31;  // the lower bits count the workers inside
   std::mutex owner;
   std::atomic<uint32_t> epoch{0};
-  std::atomic<int> remaining{0};
+  std::atomic<uint32_t> gate{0};
   std::atomic<int64_t> next{0};
   int64_t count = 0;
   Call call = nullptr;
@@ -88,6 +91,30 @@ struct ThreadPool::State {
     inside_item = false;
   }
 
+  bool join_job() {
+    uint32_t seen = gate.load(std::memory_order_acquire);
+    while ((seen & kOpen) != 0) {
+      if (gate.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel)) return true;
+    }
+    return false;
+  }
+
+  void leave_job() {
+    if (gate.fetch_sub(1, std::memory_order_acq_rel) == 1) gate.notify_one();
+  }
+
+  void close_job() {
+    uint32_t seen = gate.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
+    for (int spin = 0; spin < 20000 && seen != 0; ++spin) {
+      relax();
+      seen = gate.load(std::memory_order_acquire);
+    }
+    while (seen != 0) {
+      gate.wait(seen, std::memory_order_acquire);
+      seen = gate.load(std::memory_order_acquire);
+    }
+  }
+
   void work(uint32_t seen) {
     const FlushSubnormals flush;
     for (;;) {
@@ -98,8 +125,10 @@ struct ThreadPool::State {
       epoch.wait(seen, std::memory_order_acquire);
       seen = epoch.load(std::memory_order_acquire);
       if (stopping.load()) return;
-      run_items();
-      if (remaining.fetch_sub(1, std::memory_order_acq_rel) == 1) remaining.notify_one();
+      if (join_job()) {
+        run_items();
+        leave_job();
+      }
     }
   }
 
@@ -154,20 +183,14 @@ void ThreadPool::run(int64_t count, Call call, void* body) {
   state.call = call;
   state.body = body;
   state.next.store(0, std::memory_order_relaxed);
-  state.remaining.store(static_cast<int>(state.workers.size()), std::memory_order_relaxed);
+  state.gate.store(State::kOpen, std::memory_order_release);
   state.epoch.fetch_add(1, std::memory_order_release);
   state.epoch.notify_all();
   {
     const FlushSubnormals flush;
     state.run_items();
   }
-  for (int spin = 0; spin < 20000 && state.remaining.load(std::memory_order_acquire) != 0; ++spin) {
-    relax();
-  }
-  for (int left = state.remaining.load(std::memory_order_acquire); left != 0;
-       left = state.remaining.load(std::memory_order_acquire)) {
-    state.remaining.wait(left, std::memory_order_acquire);
-  }
+  state.close_job();
   if (state.error) {
     const std::exception_ptr error = std::exchange(state.error, nullptr);
     lock.unlock();
