@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/base/thread_pool.h"
+#include "kernels/tensor/allocator.h"
 #include "tests/support/models.h"
 #include "tests/support/random.h"
 
@@ -127,6 +128,27 @@ TEST(HybridModel, Bf16StaysNearF32) {
   for (const auto& [name, gradient] : exact.gradients) {
     EXPECT_LT(testing::relative_error(rounded.gradients.at(name), gradient), 0.05) << name;
   }
+}
+
+TEST(HybridModel, MemoryOfAStepDependsOnTokensNotOnRowLength) {
+  HybridModel model = testing::tiny_model("mwmw", Dtype::f32);
+  const auto peak = [&](int64_t rows, int64_t row_length) {
+    const SequenceLayout layout = SequenceLayout::unpacked(rows, row_length);
+    const int64_t tokens = rows * row_length;
+    const Tensor ids = Tensor::from<int32_t>({tokens}, random_tokens(tokens, 37, 1));
+    model.visit([](Parameter& parameter) { parameter.zero_gradient(); });
+    allocator_of({}).reset_peak();
+    Tape tape;
+    const LossOut out =
+        model.loss(&tape, Dtype::f32, {layout, layout}, ids, ids, {.scale = 1.0});
+    tape.backward(out.loss);
+    return static_cast<double>(allocator_of({}).statistics().bytes_peak);
+  };
+  peak(1, 4096);  // packs weights and allocates gradients
+  const double long_rows = peak(1, 4096);
+  EXPECT_NEAR(peak(16, 256) / long_rows, 1.0, 0.05);
+  // One row: at most linear in its length.
+  EXPECT_LE(long_rows / peak(1, 1024), 4.0);
 }
 
 TEST(HybridModel, UnknownLayerLetterNamesTheMissingTable) {
