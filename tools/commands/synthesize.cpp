@@ -13,7 +13,8 @@ namespace sidewinder {
 namespace {
 
 constexpr int64_t kCopyLetters = 8;
-constexpr int64_t kKeys = 26;
+constexpr int64_t kKeys = 8;
+constexpr int64_t kValues = 8;
 
 // Draws of one document, in order.
 class Draws {
@@ -58,7 +59,7 @@ SyntheticDocument synthetic_document(const SynthesizeCommand& command, int64_t i
   keys.resize(static_cast<size_t>(length));
   std::vector<char> values(kKeys);
   for (const int64_t key : keys) {
-    values[static_cast<size_t>(key)] = static_cast<char>('0' + draws.below(10));
+    values[static_cast<size_t>(key)] = static_cast<char>('0' + draws.below(kValues));
     document.text += static_cast<char>('a' + key);
     document.text += values[static_cast<size_t>(key)];
   }
