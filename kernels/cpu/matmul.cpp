@@ -21,7 +21,7 @@ constexpr int64_t kTargetItems = 64;
 // Columns of B per item: fewer would pack A too often, more would not stay in the shared cache.
 constexpr int64_t kFewestColumns = 1024;
 constexpr int64_t kColumnBytes = int64_t{4} << 20;
-constexpr int64_t kPanelSlack = 16;  // words; see GemmPack::panel_stride
+constexpr int64_t kPackSteps = 64;  // of both operands of a weight gradient, per item
 
 int64_t divide_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 int64_t round_up(int64_t value, int64_t unit) { return divide_up(value, unit) * unit; }
@@ -94,15 +94,15 @@ void run_linear_item(const GemmKernels& kernels, const LinearArgs& args, const L
   const int64_t steps = gemm_steps(args.weight.in, word);
   const int64_t block_steps = std::min(steps, kernels.block_steps);
   const int64_t elements_per_step = word == GemmWord::bf16_pair ? 2 : 1;
-  const int64_t a_panel_stride = block_steps * kernels.tile_rows + kPanelSlack;
+  const int64_t a_panel_stride = block_steps * kernels.tile_rows;
   const int64_t a_words = divide_up(item.rows, kernels.tile_rows) * a_panel_stride;
   const bool in_blocks = steps > block_steps;
   // Sums over blocks of the contraction are kept in f32.
   const bool needs_sums = in_blocks && args.y.dtype() == Dtype::bf16;
   const int64_t sum_stride = round_up(item.columns, kernels.tile_columns);
   auto* a = static_cast<uint32_t*>(thread_scratch(static_cast<size_t>(
-      4 * (round_up(a_words, kPanelSlack) + (needs_sums ? item.rows * sum_stride : 0)))));
-  auto* sums = reinterpret_cast<float*>(a + round_up(a_words, kPanelSlack));
+      4 * (round_up(a_words, 16) + (needs_sums ? item.rows * sum_stride : 0)))));
+  auto* sums = reinterpret_cast<float*>(a + round_up(a_words, 16));
   const GemmOutput y = output_of(args, item);
 
   for (int64_t step = 0; step < steps; step += block_steps) {
@@ -110,6 +110,7 @@ void run_linear_item(const GemmKernels& kernels, const LinearArgs& args, const L
     const int64_t k = step * elements_per_step;
     kernels.pack({.panels = a,
                   .panel_stride = a_panel_stride,
+                  .first_step = 0,
                   .width = kernels.tile_rows,
                   .halves_last = false,
                   .source = element_at(args.x, item.first_row, k),
@@ -176,6 +177,7 @@ void pack_weight(Stream, const PackWeightArgs& args) {
     kernels.pack(
         {.panels = static_cast<uint32_t*>(args.packed.data.raw()) + begin * panel_words,
          .panel_stride = panel_words,
+         .first_step = 0,
          .width = kernels.tile_columns,
          .halves_last = true,
          .source = forward ? element_at(args.weight, first, 0) : element_at(args.weight, 0, first),
@@ -237,39 +239,43 @@ void weight_gradient(Stream, const WeightGradientArgs& args) {
   const int64_t chunk_steps = divide_up(gemm_steps(tokens, word), chunks);
   const int64_t chunk_tokens = chunk_steps * elements_per_step;
   const int64_t a_panels = divide_up(rows, kernels.tile_rows);
-  const int64_t a_panel_stride = round_up(chunk_steps * kernels.tile_rows + kPanelSlack, 16);
+  const int64_t a_panel_stride = round_up(chunk_steps * kernels.tile_rows, 16) + 64;
   const int64_t b_panels = divide_up(columns, kernels.tile_columns);
-  const int64_t b_panel_stride = chunk_steps * kernels.tile_columns;
+  const int64_t b_panel_stride = chunk_steps * kernels.tile_columns + 64;
   const Tensor a = Tensor::empty({a_panels, a_panel_stride}, Dtype::f32);
   const Tensor b = Tensor::empty({b_panels, b_panel_stride}, Dtype::f32);
   const int64_t a_panels_per_item = kernels.block_rows / kernels.tile_rows;
-  constexpr int64_t kBPanelsPerItem = 4;
   const int64_t a_items = divide_up(a_panels, a_panels_per_item);
-  const int64_t b_items = divide_up(b_panels, kBPanelsPerItem);
   const ColumnSplit split(columns, divide_up(kTargetItems, a_items),
                           int64_t{8} * kernels.tile_columns, kFewestColumns, kernels.tile_columns);
+  const auto pack = [&](const Tensor& source, const Tensor& panels, int width, int64_t token,
+                        int64_t num_tokens, int64_t step, bool halves_last) {
+    kernels.pack({.panels = static_cast<uint32_t*>(panels.raw()),
+                  .panel_stride = panels.size(1),
+                  .first_step = step,
+                  .width = width,
+                  .halves_last = halves_last,
+                  .source = element_at(source, token, 0),
+                  .row_stride = source.row_stride(),
+                  .extent = source.width(),
+                  .contraction = num_tokens,
+                  .contracts_rows = true,
+                  .element = element_of(source),
+                  .word = word});
+  };
 
-  for (int64_t token = 0; token < tokens; token += chunk_tokens) {
-    const int64_t num_tokens = std::min(chunk_tokens, tokens - token);
-    parallel_for(a_items + b_items, [&](int64_t i) {
-      const bool is_a = i < a_items;
-      const Tensor& source = is_a ? args.dy : args.x;
-      const int64_t width = is_a ? kernels.tile_rows : kernels.tile_columns;
-      const int64_t per_item = is_a ? a_panels_per_item : kBPanelsPerItem;
-      const int64_t panel = (is_a ? i : i - a_items) * per_item;
-      const int64_t first = panel * width;
-      const int64_t stride = is_a ? a_panel_stride : b_panel_stride;
-      kernels.pack({.panels = static_cast<uint32_t*>((is_a ? a : b).raw()) + panel * stride,
-                    .panel_stride = stride,
-                    .width = static_cast<int>(width),
-                    .halves_last = !is_a,
-                    .source = element_at(source, token, first),
-                    .row_stride = source.row_stride(),
-                    .extent = std::min(per_item * width, (is_a ? rows : columns) - first),
-                    .contraction = num_tokens,
-                    .contracts_rows = true,
-                    .element = element_of(source),
-                    .word = word});
+  for (int64_t first_token = 0; first_token < tokens; first_token += chunk_tokens) {
+    const int64_t num_tokens = std::min(chunk_tokens, tokens - first_token);
+    const int64_t steps = gemm_steps(num_tokens, word);
+    parallel_for(2 * divide_up(steps, kPackSteps), [&](int64_t i) {
+      const int64_t step = i / 2 * kPackSteps;
+      const int64_t token = step * elements_per_step;
+      const int64_t count = std::min(kPackSteps * elements_per_step, num_tokens - token);
+      if (i % 2 == 0) {
+        pack(args.dy, a, kernels.tile_rows, first_token + token, count, step, false);
+      } else {
+        pack(args.x, b, kernels.tile_columns, first_token + token, count, step, true);
+      }
     });
     parallel_for(a_items * split.num_pieces, [&](int64_t i) {
       const int64_t first_panel = i % a_items * a_panels_per_item;
@@ -278,7 +284,7 @@ void weight_gradient(Stream, const WeightGradientArgs& args) {
       GemmOutput output{};
       output.y = const_cast<void*>(element_at(args.dweight, row, column));
       output.stride = args.dweight.row_stride();
-      if (args.accumulate || token > 0) {
+      if (args.accumulate || first_token > 0) {
         output.previous = output.y;
         output.previous_stride = output.stride;
       }
@@ -288,7 +294,7 @@ void weight_gradient(Stream, const WeightGradientArgs& args) {
                              column / kernels.tile_columns * b_panel_stride,
                         .b_panel_stride = b_panel_stride,
                         .first_step = 0,
-                        .steps = gemm_steps(num_tokens, word),
+                        .steps = steps,
                         .rows = std::min<int64_t>(kernels.block_rows, rows - row),
                         .columns = std::min(split.columns_per_item, columns - column),
                         .word = word,

@@ -138,6 +138,27 @@ void transpose(F32 (&rows)[kLanes]) {
 }
 #endif
 
+// The first `count` lanes. Panels of A are no multiple of a vector wide, and the words behind the
+// last ones may be another thread's.
+inline void store_first(float* p, F32 words, int count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1U << count) - 1),
+                        reinterpret_cast<__m512>(words));
+#elif defined(__AVX2__)
+  if (count == kLanes) return store(p, words);
+  if (count == 6) {  // masked stores are slow at this level
+    const auto all = reinterpret_cast<__m256>(words);
+    _mm_storeu_ps(p, _mm256_castps256_ps128(all));
+    _mm_storel_pi(reinterpret_cast<__m64*>(p + 4), _mm256_extractf128_ps(all, 1));
+    return;
+  }
+  store_partial(p, words, count);
+#else
+  if (count == kLanes) return store(p, words);
+  store_partial(p, words, count);
+#endif
+}
+
 // Rows of the source are rows of A or columns of B.
 template <GemmWord kWord, typename T>
 void pack_rows(float* panel, int width, const T* source, int64_t row_stride, int count,
@@ -164,49 +185,72 @@ void pack_rows(float* panel, int width, const T* source, int64_t row_stride, int
       transpose(words);
       const int64_t batch = steps - step < kLanes ? steps - step : kLanes;
       float* target = panel + step * width + first;
-      if (batch == kLanes) {
-        for (int j = 0; j < kLanes; ++j) store(target + j * width, words[j]);
-      } else {
-        for (int64_t j = 0; j < batch; ++j) store(target + j * width, words[j]);
-      }
+      const int columns = width - first < kLanes ? width - first : kLanes;
+      for (int64_t j = 0; j < batch; ++j) store_first(target + j * width, words[j], columns);
     }
   }
 }
 
+// `steps` words of `columns` (at most kLanes) columns; pairs are whole. The rows `ahead` steps
+// further are prefetched, and so is the place in the next panel.
+template <GemmWord kWord, typename T>
+void pack_column_vector(const GemmPack& args, float* target, int columns, const T* row,
+                        int64_t steps, int64_t ahead) {
+  const int64_t row_stride = args.row_stride;
+  const int64_t step_stride = kElementsPerWord<kWord> * row_stride;
+  const int width = args.width;
+  for (int64_t step = 0; step < steps; ++step, row += step_stride, target += width) {
+    const T* row_ahead = row + ahead * step_stride;
+    __builtin_prefetch(row_ahead, 0, 2);
+    if constexpr (kElementsPerWord<kWord> == 2) __builtin_prefetch(row_ahead + row_stride, 0, 2);
+    // Stores to lines that are not in the cache wait for one another; prefetches do not.
+    __builtin_prefetch(target + args.panel_stride, 1);
+    store_first(target, load_across<kWord>(row, row + row_stride), columns);
+  }
+}
+
+// The same where columns lie beyond the source, or the last pair is half.
+template <GemmWord kWord, typename T>
+void pack_column_edge(const GemmPack& args, float* target, int width, int columns, const T* row,
+                      int64_t steps, int64_t left, int64_t contraction) {
+  for (int64_t step = 0; step < steps; ++step, target += width) {
+    const int64_t k = step * kElementsPerWord<kWord>;
+    T first[kLanes] = {};
+    T second[kLanes] = {};
+    for (int64_t i = 0; i < kLanes && i < left; ++i) {
+      first[i] = row[k * args.row_stride + i];
+      if (k + 1 < contraction) second[i] = row[(k + 1) * args.row_stride + i];
+    }
+    store_first(target, load_across<kWord>(first, second), columns);
+  }
+}
+
 // The contraction runs over the rows of the source; its columns are rows of A or columns of B. All
-// panels are filled together, some steps at a time, so that every cache line is read once.
+// panels are filled together, some steps at a time, so that the source is read in its order.
 template <GemmWord kWord, typename T>
 void pack_columns(const GemmPack& args, const T* source) {
   constexpr int64_t kStepBatch = 8;
+  constexpr int64_t kPerWord = kElementsPerWord<kWord>;
   const int64_t steps = gemm_steps(args.contraction, kWord);
-  const int64_t vectors_per_panel = (args.width + kLanes - 1) / kLanes;
   for (int64_t batch = 0; batch < steps; batch += kStepBatch) {
-    const int64_t batch_end = batch + kStepBatch < steps ? batch + kStepBatch : steps;
+    const int64_t count = steps - batch < kStepBatch ? steps - batch : kStepBatch;
+    const int64_t contraction = args.contraction - batch * kPerWord;
+    const bool whole_pairs = contraction >= count * kPerWord;
+    const int64_t ahead = steps - batch >= 2 * kStepBatch ? kStepBatch : 0;
+    const T* rows = source + batch * kPerWord * args.row_stride;
     for (int64_t panel = 0, column = 0; column < args.extent; ++panel, column += args.width) {
       const int64_t left = args.extent - column;
-      const bool halved = args.halves_last && left <= args.width / 2;
-      const int64_t width = halved ? args.width / 2 : args.width;
-      const int64_t vectors = halved ? vectors_per_panel / 2 : vectors_per_panel;
-      float* target = reinterpret_cast<float*>(args.panels) + panel * args.panel_stride;
-      for (int64_t step = batch; step < batch_end; ++step) {
-        const int64_t k = step * kElementsPerWord<kWord>;
-        const T* row = source + k * args.row_stride + column;
-        const bool has_next = k + 1 < args.contraction;
-        for (int64_t v = 0; v < vectors; ++v) {
-          const int64_t offset = v * kLanes;
-          F32 words;
-          if (left - offset >= kLanes && has_next) {
-            words = load_across<kWord>(row + offset, row + offset + args.row_stride);
-          } else {
-            T first[kLanes] = {};
-            T second[kLanes] = {};
-            for (int64_t i = 0; i < kLanes && offset + i < left; ++i) {
-              first[i] = row[offset + i];
-              if (has_next) second[i] = row[offset + i + args.row_stride];
-            }
-            words = load_across<kWord>(first, second);
-          }
-          store(target + step * width + offset, words);
+      const int width = args.halves_last && left <= args.width / 2 ? args.width / 2 : args.width;
+      float* target = reinterpret_cast<float*>(args.panels) + panel * args.panel_stride +
+                      (args.first_step + batch) * width;
+      for (int offset = 0; offset < width; offset += kLanes) {
+        const int columns = width - offset < kLanes ? width - offset : kLanes;
+        const T* row = rows + column + offset;
+        if (whole_pairs && left - offset >= kLanes && width == args.width) {
+          pack_column_vector<kWord>(args, target + offset, columns, row, count, ahead);
+        } else {
+          pack_column_edge<kWord>(args, target + offset, width, columns, row, count, left - offset,
+                                  contraction);
         }
       }
     }
@@ -223,9 +267,10 @@ void pack_as(const GemmPack& args) {
   for (int64_t panel = 0, row = 0; row < args.extent; ++panel, row += args.width) {
     const int64_t left = args.extent - row;
     const int width = args.halves_last && left <= args.width / 2 ? args.width / 2 : args.width;
-    pack_rows<kWord>(reinterpret_cast<float*>(args.panels) + panel * args.panel_stride, width,
-                     source + row * args.row_stride, args.row_stride,
-                     static_cast<int>(left < width ? left : width), args.contraction);
+    pack_rows<kWord>(
+        reinterpret_cast<float*>(args.panels) + panel * args.panel_stride + args.first_step * width,
+        width, source + row * args.row_stride, args.row_stride,
+        static_cast<int>(left < width ? left : width), args.contraction);
   }
 }
 
@@ -280,11 +325,25 @@ inline F32 broadcast_word(const float* p) {
 #endif
 }
 
-// tile [kTileRows][kTileColumns] = the product of one panel of A and one of B.
+enum class TileStore : uint8_t { f32, f32_add, bf16 };
+
+// The product of one panel of A and one of B goes to y as `how` says; rows of y are `stride`
+// elements apart.
+struct Tile {
+  const float* a;
+  const float* b;
+  int64_t steps;
+  void* y;
+  int64_t stride;
+  TileStore how;
+};
+
 template <int kRows, int kVectors, bool kPairs>
-void multiply_tile(float* tile, const float* a, const float* b, int64_t steps) {
+void multiply_tile(const Tile& tile) {
+  const float* a = tile.a;
+  const float* b = tile.b;
   F32 sum[kRows][kVectors] = {};
-  for (int64_t step = 0; step < steps; ++step) {
+  for (int64_t step = tile.steps; step > 0; --step) {
     F32 columns[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) columns[v] = load(b + v * kLanes);
@@ -299,14 +358,34 @@ void multiply_tile(float* tile, const float* a, const float* b, int64_t steps) {
     a += kTileRows;
     b += kVectors * kLanes;
   }
+  if (tile.how == TileStore::bf16) {
+    auto* y = static_cast<uint16_t*>(tile.y);
 #pragma GCC unroll 14
-  for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRows; ++r, y += tile.stride) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) store(tile + r * kTileColumns + v * kLanes, sum[r][v]);
+      for (int v = 0; v < kVectors; ++v) store(y + v * kLanes, sum[r][v]);
+    }
+    return;
+  }
+  auto* y = static_cast<float*>(tile.y);
+  if (tile.how == TileStore::f32_add) {
+#pragma GCC unroll 14
+    for (int r = 0; r < kRows; ++r, y += tile.stride) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        store(y + v * kLanes, sum[r][v] + load(y + v * kLanes));
+      }
+    }
+    return;
+  }
+#pragma GCC unroll 14
+  for (int r = 0; r < kRows; ++r, y += tile.stride) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) store(y + v * kLanes, sum[r][v]);
   }
 }
 
-using TileFunction = void (*)(float*, const float*, const float*, int64_t);
+using TileFunction = void (*)(const Tile&);
 
 template <int kVectors, bool kPairs>
 TileFunction tile_function(int64_t rows) {
@@ -407,21 +486,47 @@ void prefetch_tile(int64_t rows, int64_t row, int64_t column, const GemmOutput& 
   }
 }
 
+// Whether whole tiles can be stored from registers.
+bool is_plain(const GemmOutput& output) {
+  if (output.bias != nullptr || output.residual != nullptr) return false;
+  return output.previous == nullptr ||
+         (output.previous == output.y && output.element == GemmElement::f32);
+}
+
 void multiply(const GemmBlock& block) {
+  const GemmOutput& output = block.output;
   const auto* a = reinterpret_cast<const float*>(block.a);
   const auto* b = reinterpret_cast<const float*>(block.b);
-  alignas(64) float tile[kTileRows * kTileColumns];
+  const bool plain = is_plain(output);
+  const int64_t element_size = output.element == GemmElement::f32 ? 4 : 2;
+  TileStore plain_store = TileStore::f32;
+  if (output.element == GemmElement::bf16) plain_store = TileStore::bf16;
+  if (output.previous != nullptr) plain_store = TileStore::f32_add;
+  alignas(64) float buffer[kTileRows * kTileColumns];
   for (int64_t column = 0, panel = 0; column < block.columns; column += kTileColumns, ++panel) {
     const int64_t left = block.columns - column;
     const int64_t columns = left < kTileColumns ? left : kTileColumns;
     const int vectors = columns <= kLanes ? 1 : 2;
-    const float* b_panel = b + panel * block.b_panel_stride + block.first_step * vectors * kLanes;
+    Tile tile{};
+    tile.steps = block.steps;
+    tile.b = b + panel * block.b_panel_stride + block.first_step * vectors * kLanes;
     for (int64_t row = 0, row_panel = 0; row < block.rows; row += kTileRows, ++row_panel) {
       const int64_t rows = block.rows - row < kTileRows ? block.rows - row : kTileRows;
-      prefetch_tile(rows, row, column, block.output);
-      tile_function(rows, vectors, block.word)(tile, a + row_panel * block.a_panel_stride, b_panel,
-                                               block.steps);
-      finish_tile(tile, rows, columns, row, column, block.output);
+      prefetch_tile(rows, row, column, output);
+      tile.a = a + row_panel * block.a_panel_stride;
+      const TileFunction multiply_tile_of_size = tile_function(rows, vectors, block.word);
+      if (plain && columns == vectors * kLanes) {
+        tile.y = static_cast<char*>(output.y) + (row * output.stride + column) * element_size;
+        tile.stride = output.stride;
+        tile.how = plain_store;
+        multiply_tile_of_size(tile);
+        continue;
+      }
+      tile.y = buffer;
+      tile.stride = kTileColumns;
+      tile.how = TileStore::f32;
+      multiply_tile_of_size(tile);
+      finish_tile(buffer, rows, columns, row, column, output);
     }
   }
 }

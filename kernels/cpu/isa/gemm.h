@@ -29,8 +29,8 @@ constexpr int64_t gemm_steps(int64_t contraction, GemmWord word) {
 // Copies a matrix into panels, converting on the way.
 struct GemmPack {
   uint32_t* panels;
-  int64_t panel_stride;  // words from one panel to the next; at least 16 more than the panel holds
-                         // where its width is not a multiple of the vector length
+  int64_t panel_stride;  // words from one panel to the next
+  int64_t first_step;    // of the panels to fill
   int width;
   bool halves_last;  // B: the last panel is half as wide where that is enough
   const void* source;
