@@ -159,7 +159,9 @@ TEST_F(Crash, AnErrorAtEverySystemCallIsReportedAndLeavesAWholeCheckpoint) {
           << what << " " << code;
       ++(code == 0 ? harmless : reported);
       const int64_t step = step_afterwards(trial, what);
-      if (code == 0) EXPECT_EQ(step, 2) << what;
+      if (code == 0) {
+        EXPECT_EQ(step, 2) << what;
+      }
     }
   }
   fmt::print("{} errors: {} reported, {} without effect on the result\n", 2 * calls_.size(),
