@@ -187,7 +187,7 @@ TEST_F(Hdf5File, AnUnfinishedFileIsRemoved) {
 TEST_F(Hdf5File, AnExitInTheMiddleLeavesAFileThatDoesNotOpen) {
   const pid_t child = fork();
   if (child == 0) {
-    auto* writer = new Hdf5Writer(path_);
+    static Hdf5Writer* const writer = new Hdf5Writer(path_);  // never destroyed
     write_one(*writer, "x", Hdf5Type::u8, std::vector<uint8_t>{1});
     exit(0);
   }
