@@ -6,6 +6,7 @@
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa/selective_scan.h"
 #include "kernels/cpu/row_state.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/reference/selective_scan.h"
 
 namespace sidewinder::cpu {
@@ -62,7 +63,9 @@ void run_items(int64_t count, int64_t state_steps, Item&& item) {
   });
 }
 
-Tensor scratch_of(int64_t floats) { return Tensor::empty({floats}, Dtype::f32); }
+float* scratch_of(int64_t floats) {
+  return static_cast<float*>(thread_scratch(static_cast<size_t>(floats) * sizeof(float)));
+}
 
 // Sums over the rows and groups of a batch of rows, and their partial sums of dc and db.
 class BackwardWave {
@@ -110,7 +113,6 @@ class BackwardWave {
     const int64_t channel = group * kBackwardGroup;
     const int64_t num_chunks = chunks_per_row(layout);
     const ScanGroup in = group_of(args_.in, layout, resets_, row, channel, kBackwardGroup);
-    const Tensor scratch = scratch_of(loops_.backward_scratch(in.channels, in.states));
     loops_.backward({
         .in = in,
         .dout = pointer_at(args_.dout, token, channel),
@@ -129,7 +131,7 @@ class BackwardWave {
         .dinitial = floats_at(gradients.dinitial, row, channel * states_),
         .sums = sums_.data<float>() + (slot * groups_ + group) * group_sums_,
         .partials = partials_of(slot, group),
-        .scratch = scratch.data<float>(),
+        .scratch = scratch_of(loops_.backward_scratch(in.channels, in.states)),
     });
   }
 
@@ -152,17 +154,19 @@ class BackwardWave {
       const int64_t token = row * args_.layout.row_length + offset + t;
       const float* values = sum.data() + t * width;
       store(args_.gradients.dc, token, values);
-      store(args_.gradients.db, token, values + padded_);
+      store(args_.gradients.db, token, values + loops_.block);
     }
   }
 
+  // `values` holds blocks of states of dc and of db in turn.
   void store(const Tensor& gradient, int64_t token, const float* values) const {
     void* target = pointer_at(gradient, token, 0);
     for (int64_t n = 0; n < states_; ++n) {
+      const float value = values[n / loops_.block * 2 * loops_.block + n % loops_.block];
       if (gradient.dtype() == Dtype::bf16) {
-        static_cast<Bf16*>(target)[n] = Bf16(values[n]);
+        static_cast<Bf16*>(target)[n] = Bf16(value);
       } else {
-        static_cast<float*>(target)[n] = values[n];
+        static_cast<float*>(target)[n] = value;
       }
     }
   }
@@ -210,7 +214,6 @@ void selective_scan(Stream, const SelectiveScanArgs& args) {
     const int64_t row = item / groups;
     const int64_t channel = item % groups * kForwardGroup;
     const ScanGroup in = group_of(args.in, layout, resets, row, channel, kForwardGroup);
-    const Tensor scratch = scratch_of(loops.forward_scratch(in.channels, in.states));
     loops.forward({
         .in = in,
         .initial =
@@ -221,7 +224,7 @@ void selective_scan(Stream, const SelectiveScanArgs& args) {
             floats_at(args.chunk_states, row * chunks_per_row(layout), channel * states),
         .chunk_stride = stride_of(args.chunk_states),
         .final_state = floats_at(args.final_state, row, channel * states),
-        .scratch = scratch.data<float>(),
+        .scratch = scratch_of(loops.forward_scratch(in.channels, in.states)),
     });
   });
 }

@@ -161,7 +161,9 @@ void expect_near_reference(const Case& c, const std::string& what) {
   const Results actual = run(c);
   ASSERT_EQ(actual.size(), expected.size());
   for (size_t i = 0; i < actual.size(); ++i) {
-    const double limit = 2 * relative_error(plain[i].second, expected[i].second) + 3e-7;
+    // Of a few elements the plain computation may happen to have a small error.
+    const double least = expected[i].second.count() < 16 ? 3e-6 : 3e-7;
+    const double limit = 2 * relative_error(plain[i].second, expected[i].second) + least;
     const double error = relative_error(actual[i].second, expected[i].second);
     EXPECT_LE(error, limit) << what << ": " << actual[i].first;
   }

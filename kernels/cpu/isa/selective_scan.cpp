@@ -56,29 +56,98 @@ ForwardTile forward_tile(const ScanForwardItem& item) {
 
 // States [n, n + kBlock) over tokens [begin, end).
 template <int kBlock>
-void scan_piece(const ForwardTile& tile, int begin, int end, bool fresh, const F32* rates,
-                F32* states, int n) {
+void scan_piece(const ForwardTile& tile, int begin, int end, bool fresh, int strip, int n,
+                RowPrefetch& prefetch) {
+  const F32* rates = tile.rates + strip * tile.padded + n;
+  F32* states = tile.states + strip * tile.padded + n;
+  const int64_t padded = tile.padded;
+  const float* b = tile.b + begin * padded + n;
+  const float* c = tile.c + begin * padded + n;
+  const Exp2 exp2_of;
   F32 h[kBlock];
 #pragma GCC unroll 16
-  for (int i = 0; i < kBlock; ++i) h[i] = fresh ? F32{} : states[n + i];
-  for (int t = begin; t < end; ++t) {
+  for (int i = 0; i < kBlock; ++i) h[i] = fresh ? F32{} : states[i];
+  for (int64_t t = begin; t < end; ++t, b += padded, c += padded) {
+    if (n == 0) prefetch.step<false>();
     const F32 delta = tile.delta[t];
     const F32 input = tile.input[t];
-    const float* b = tile.b + static_cast<int64_t>(t) * tile.padded + n;
-    const float* c = tile.c + static_cast<int64_t>(t) * tile.padded + n;
     F32 even = n == 0 ? F32{} : tile.y[t];
     F32 odd = {};
 #pragma GCC unroll 16
     for (int i = 0; i < kBlock; i += 2) {
-      h[i] = next_state(decay_of(delta, rates[n + i]) * h[i], input, b[i]);
-      h[i + 1] = next_state(decay_of(delta, rates[n + i + 1]) * h[i + 1], input, b[i + 1]);
-      even += h[i] * c[i];
-      odd += h[i + 1] * c[i + 1];
+      h[i] = next_state(exp2_of(delta * rates[i]) * h[i], input, b[i]);
+      h[i + 1] = next_state(exp2_of(delta * rates[i + 1]) * h[i + 1], input, b[i + 1]);
+      even = multiply_add(h[i], broadcast(c[i]), even);
+      odd = multiply_add(h[i + 1], broadcast(c[i + 1]), odd);
     }
     tile.y[t] = even + odd;
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < kBlock; ++i) states[n + i] = h[i];
+  for (int i = 0; i < kBlock; ++i) states[i] = h[i];
+}
+
+// One strip of one tile: pointers are at the tile's first token and the strip's first channel.
+template <typename T>
+struct Strip {
+  Strip(const ScanForwardItem& item, int64_t origin, int strip_tokens, int s)
+      : u(static_cast<const T*>(item.in.u) + origin * item.in.u_stride + s * kLanes),
+        delta(static_cast<const T*>(item.in.delta) + origin * item.in.delta_stride + s * kLanes),
+        z(item.in.z == nullptr
+              ? nullptr
+              : static_cast<const T*>(item.in.z) + origin * item.in.z_stride + s * kLanes),
+        out(static_cast<T*>(item.out) + origin * item.out_stride + s * kLanes),
+        count(strip_count(item.in.channels, s)),
+        tokens(strip_tokens) {}
+
+  const T* u;
+  const T* delta;
+  const T* z;
+  T* out;
+  int count;
+  int tokens;
+};
+
+template <typename T>
+void discretise(const ScanForwardItem& item, const Strip<T>& strip, F32 bias,
+                const ForwardTile& tile) {
+  const ScanGroup& in = item.in;
+  for_each_pack(strip.tokens, [&](auto pack, int t) {
+    const auto raw = map([&](F32 v) { return v + bias; },
+                         load_rows(pack, strip.delta, in.delta_stride, t, strip.count));
+    const auto delta = softplus(raw).value;
+    const auto u = load_rows(pack, strip.u, in.u_stride, t, strip.count);
+    store_rows(tile.delta, t, delta);
+    store_rows(tile.input, t, map([](F32 d, F32 v) { return d * v; }, delta, u));
+  });
+}
+
+template <typename T>
+void finish(const ScanForwardItem& item, const Strip<T>& strip, F32 skip, const ForwardTile& tile) {
+  const ScanGroup& in = item.in;
+  for_each_pack(strip.tokens, [&](auto pack, int t) {
+    auto y = map([&](F32 u, F32 sum) { return multiply_add(skip, u, sum); },
+                 load_rows(pack, strip.u, in.u_stride, t, strip.count), load_rows(pack, tile.y, t));
+    if (strip.z != nullptr) {
+      const auto z = load_rows(pack, strip.z, in.z_stride, t, strip.count);
+      y = map([](F32 v, F32 x, F32 s) { return v * (x * s); }, y, z, sigmoid(z));
+    }
+    store_rows(strip.out, item.out_stride, t, strip.count, y);
+  });
+}
+
+template <typename T>
+RowPrefetch next_tile(const ScanForwardItem& item, int64_t origin) {
+  constexpr int64_t kSize = sizeof(T);
+  RowPrefetch prefetch(item.in.channels * kSize, kLanes * kSize);
+  if (origin + kScanTile > item.in.row_length) return prefetch;
+  const auto add = [&](const void* p, int64_t stride) {
+    if (p != nullptr) prefetch.add(static_cast<const T*>(p) + origin * stride, stride * kSize);
+  };
+  add(item.in.u, item.in.u_stride);
+  add(item.in.delta, item.in.delta_stride);
+  add(item.in.z, item.in.z_stride);
+  add(item.out, item.out_stride);
+  return prefetch;
 }
 
 template <typename T>
@@ -107,48 +176,26 @@ void forward_of(const ScanForwardItem& item) {
                     in.states, tile.b);
     load_projection(static_cast<const T*>(in.c) + origin * in.c_stride, in.c_stride, tokens,
                     in.states, tile.c);
+    RowPrefetch prefetch = next_tile<T>(item, origin + kScanTile);
     for (int s = 0; s < strips; ++s) {
-      const int count = strip_count(in.channels, s);
-      const F32* rates = tile.rates + s * tile.padded;
-      F32* states = tile.states + s * tile.padded;
       if (item.chunk_states != nullptr) {
         store_states(
             item.chunk_states + origin / kScanTile * item.chunk_stride + s * kLanes * in.states,
-            in.states, count, in.states, states);
+            in.states, strip_count(in.channels, s), in.states, tile.states + s * tile.padded);
       }
 
-      const T* u = static_cast<const T*>(in.u) + origin * in.u_stride + s * kLanes;
-      const T* raw = static_cast<const T*>(in.delta) + origin * in.delta_stride + s * kLanes;
-      const F32 bias = load_strip(in.delta_bias + s * kLanes, count);
-      for (int t = 0; t < tokens; ++t) {
-        const F32 delta = softplus(load_strip(raw + t * in.delta_stride, count) + bias).value;
-        tile.delta[t] = delta;
-        tile.input[t] = delta * load_strip(u + t * in.u_stride, count);
-      }
+      const Strip<T> strip(item, origin, tokens, s);
+      discretise(item, strip, load_strip(in.delta_bias + s * kLanes, strip.count), tile);
 
       for_each_piece(in, first_reset, origin, tokens, [&](int begin, int end, bool fresh) {
         int n = 0;
         for (; n + kWideBlock <= tile.padded; n += kWideBlock) {
-          scan_piece<kWideBlock>(tile, begin, end, fresh, rates, states, n);
+          scan_piece<kWideBlock>(tile, begin, end, fresh, s, n, prefetch);
         }
-        if (n < tile.padded) scan_piece<kNarrowBlock>(tile, begin, end, fresh, rates, states, n);
+        if (n < tile.padded) scan_piece<kNarrowBlock>(tile, begin, end, fresh, s, n, prefetch);
       });
 
-      const F32 skip = load_strip(in.d + s * kLanes, count);
-      T* out = static_cast<T*>(item.out) + origin * item.out_stride + s * kLanes;
-      if (in.z == nullptr) {
-        for (int t = 0; t < tokens; ++t) {
-          const F32 y = tile.y[t] + skip * load_strip(u + t * in.u_stride, count);
-          store_strip(out + t * item.out_stride, y, count);
-        }
-      } else {
-        const T* z = static_cast<const T*>(in.z) + origin * in.z_stride + s * kLanes;
-        for (int t = 0; t < tokens; ++t) {
-          const F32 y = tile.y[t] + skip * load_strip(u + t * in.u_stride, count);
-          store_strip(out + t * item.out_stride, y * silu(load_strip(z + t * in.z_stride, count)),
-                      count);
-        }
-      }
+      finish(item, strip, load_strip(in.d + s * kLanes, strip.count), tile);
     }
   }
 
@@ -168,8 +215,12 @@ void forward(const ScanForwardItem& item) {
 
 }  // namespace
 
-extern const ScanLoops selective_scan_loops = {
-    kLanes,  forward_scratch,        selective_scan_backward_scratch, selective_scan_sums,
-    forward, selective_scan_backward};
+extern const ScanLoops selective_scan_loops = {kLanes,
+                                               kLanes / 2,
+                                               forward_scratch,
+                                               selective_scan_backward_scratch,
+                                               selective_scan_sums,
+                                               forward,
+                                               selective_scan_backward};
 
 }  // namespace sidewinder::SIDEWINDER_ISA

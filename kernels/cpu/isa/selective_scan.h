@@ -65,6 +65,7 @@ struct ScanBackwardItem {
 
 struct ScanLoops {
   int lanes;
+  int block;  // of states in ScanBackwardItem::partials
   int64_t (*forward_scratch)(int channels, int states);
   int64_t (*backward_scratch)(int channels, int states);
   // Per strip, vectors of kLanes floats: the gradient of the state [padded states], da [padded

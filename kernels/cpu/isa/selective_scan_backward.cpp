@@ -1,7 +1,7 @@
 // The backward pass: chunks outside (the last first), strips inside. For each strip of a tile:
 // discretise, rebuild the states from the chunk's saved one onto a tape of decays and decayed
-// states, sweep the tokens backwards, finish the gradients of the activations. db and dc are summed
-// over the strips as vectors and over the lanes once per tile.
+// states, sweep the tokens backwards, finish the gradients of the activations. The terms of db and
+// dc are summed over lanes by a tree as they arise, then over strips.
 
 #include "kernels/cpu/isa/selective_scan.h"
 #include "kernels/cpu/isa/selective_scan_tile.h"
@@ -9,14 +9,10 @@
 namespace sidewinder::SIDEWINDER_ISA {
 namespace {
 
-// States at a time: their gradients and sums of da stay in registers.
-#if defined(__AVX512F__)
-constexpr int kBlock = 8;
-#else
-constexpr int kBlock = 4;
-#endif
+// States at a time: their gradients and sums of da stay in registers, and the terms of their dc and
+// db fill one tree of sums over lanes.
+constexpr int kBlock = kLanes / 2;
 static_assert(kScanStatePadding % kBlock == 0);
-static_assert(2 * kScanStatePadding % kLanes == 0);  // sums of dc and db over squares of vectors
 
 struct Decayed {
   F32 decay;  // exp(δ·a)
@@ -29,18 +25,18 @@ struct BackwardTile {
   float* c;       // [kScanTile][padded]
   F32* delta;     // [kScanTile]  δ
   F32* slope;     // [kScanTile]  ∂δ/∂delta
-  F32* u;         // [kScanTile]
+  F32* input;     // [kScanTile]  δ·u
   F32* dy;        // [kScanTile]
+  F32* gate;      // [kScanTile]  σ(z)
   F32* y;         // [kScanTile]  Σ c·h
   F32* q;         // [kScanTile]  Σ g·b
   F32* exponent;  // [kScanTile]  Σ g·p·a·log2 e
   Decayed* tape;  // [kScanTile][kBlock]
-  F32* dc_db;     // [kScanTile][dc, db][padded], summed over strips
   F32* states;    // [padded]
   F32* rates;     // [strips][padded]
 };
 
-constexpr int kTokenBuffers = 7;
+constexpr int kTokenBuffers = 8;
 
 struct StripSums {
   F32* gradient;     // [padded]  ∂L/∂h after the tokens done so far, times their decay
@@ -65,13 +61,13 @@ BackwardTile backward_tile(const ScanBackwardItem& item) {
   };
   tile.delta = take(kScanTile);
   tile.slope = take(kScanTile);
-  tile.u = take(kScanTile);
+  tile.input = take(kScanTile);
   tile.dy = take(kScanTile);
+  tile.gate = take(kScanTile);
   tile.y = take(kScanTile);
   tile.q = take(kScanTile);
   tile.exponent = take(kScanTile);
   tile.tape = reinterpret_cast<Decayed*>(take(2 * kScanTile * kBlock));
-  tile.dc_db = take(int64_t{2} * kScanTile * tile.padded);
   tile.states = take(tile.padded);
   tile.rates = take(int64_t{strips_of(item.in.channels)} * tile.padded);
   tile.b = reinterpret_cast<float*>(next);
@@ -79,77 +75,116 @@ BackwardTile backward_tile(const ScanBackwardItem& item) {
   return tile;
 }
 
-// Rebuilds states [n, n + kBlock) of tokens [begin, end) onto the tape; adds c·h to y.
+// States [n, n + kBlock) of one strip over tokens [begin, end); a fresh piece begins with a zero
+// state.
+struct Piece {
+  int begin, end;
+  bool fresh;
+  int n;
+  const F32* rates;  // of these states
+};
+
+// Rebuilds the states onto the tape; adds c·h to y.
 template <bool kGated>
-void record_piece(const BackwardTile& tile, int begin, int end, bool fresh, const F32* rates,
-                  int n) {
+void record_piece(const BackwardTile& tile, const Piece& piece, RowPrefetch& prefetch) {
+  const F32* rates = piece.rates;
+  F32* states = tile.states + piece.n;
+  const int64_t padded = tile.padded;
+  const float* b = tile.b + piece.begin * padded + piece.n;
+  const float* c = tile.c + piece.begin * padded + piece.n;
+  Decayed* tape = tile.tape + piece.begin * kBlock;
+  const Exp2 exp2_of;
   F32 h[kBlock];
 #pragma GCC unroll 8
-  for (int i = 0; i < kBlock; ++i) h[i] = fresh ? F32{} : tile.states[n + i];
-  for (int t = begin; t < end; ++t) {
+  for (int i = 0; i < kBlock; ++i) h[i] = piece.fresh ? F32{} : states[i];
+  for (int64_t t = piece.begin; t < piece.end; ++t, b += padded, c += padded, tape += kBlock) {
+    if (piece.n == 0) prefetch.step<false>();
     const F32 delta = tile.delta[t];
-    const F32 input = delta * tile.u[t];
-    const float* b = tile.b + static_cast<int64_t>(t) * tile.padded + n;
-    const float* c = tile.c + static_cast<int64_t>(t) * tile.padded + n;
-    Decayed* tape = tile.tape + t * kBlock;
-    F32 y = n == 0 ? F32{} : tile.y[t];
+    const F32 input = tile.input[t];
+    F32 y = piece.n == 0 ? F32{} : tile.y[t];
 #pragma GCC unroll 8
     for (int i = 0; i < kBlock; ++i) {
-      const F32 decay = decay_of(delta, rates[n + i]);
+      const F32 decay = exp2_of(delta * rates[i]);
       const F32 decayed = decay * h[i];
       tape[i] = {decay, decayed};
       h[i] = next_state(decayed, input, b[i]);
-      if constexpr (kGated) y += h[i] * c[i];
+      if constexpr (kGated) y = multiply_add(h[i], broadcast(c[i]), y);
     }
     if constexpr (kGated) tile.y[t] = y;
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < kBlock; ++i) tile.states[n + i] = h[i];
+  for (int i = 0; i < kBlock; ++i) states[i] = h[i];
 }
 
-// The reverse sweep over the same states and tokens. kFirst: the first strip of the group, which
-// begins the sums of db and dc.
+// Terms of dc and db of some states, each in lanes of its own after some levels of the tree.
+struct Terms {
+  F32 dc, db;
+};
+
+template <int kCount, typename TermsOf>
+[[gnu::always_inline]] inline Terms sum_terms(const TermsOf& terms_of, int first) {
+  if constexpr (kCount == 1) {
+    return terms_of(first);
+  } else {
+    const Terms low = sum_terms<kCount / 2>(terms_of, first);
+    const Terms high = sum_terms<kCount / 2>(terms_of, first + kCount / 2);
+    return {fold<kCount / 2>(low.dc, high.dc), fold<kCount / 2>(low.db, high.db)};
+  }
+}
+
+// The reverse sweep over the same states and tokens. `partials`: the sums of dc and db of the
+// tile's tokens and these states over the strips so far; the first strip begins them.
 template <bool kFirst>
-void sweep_piece(const BackwardTile& tile, int begin, int end, bool fresh, const F32* rates,
-                 const StripSums& sums, int n) {
+void sweep_piece(const BackwardTile& tile, const Piece& piece, const StripSums& sums,
+                 float* partials, RowPrefetch& prefetch) {
+  const F32* rates = piece.rates;
+  F32* gradients = sums.gradient + piece.n;
+  F32* da_sums = sums.da + piece.n;
+  const int64_t padded = tile.padded;
+  const float* b = tile.b + piece.end * padded + piece.n;
+  const float* c = tile.c + piece.end * padded + piece.n;
+  const Decayed* tape = tile.tape + piece.end * kBlock;
+  float* partial = partials + piece.end * 2 * padded + 2 * piece.n;
   F32 g[kBlock];
   F32 da[kBlock];
 #pragma GCC unroll 8
   for (int i = 0; i < kBlock; ++i) {
-    g[i] = sums.gradient[n + i];
+    g[i] = gradients[i];
     da[i] = F32{};
   }
-  for (int t = end - 1; t >= begin; --t) {
+  for (int64_t t = piece.end - 1; t >= piece.begin; --t) {
+    if (piece.n == 0) prefetch.step<true>();
+    b -= padded;
+    c -= padded;
+    tape -= kBlock;
+    partial -= 2 * padded;
     const F32 delta = tile.delta[t];
-    const F32 input = delta * tile.u[t];
+    const F32 input = tile.input[t];
     const F32 dy = tile.dy[t];
-    const float* b = tile.b + static_cast<int64_t>(t) * tile.padded + n;
-    const float* c = tile.c + static_cast<int64_t>(t) * tile.padded + n;
-    const Decayed* tape = tile.tape + t * kBlock;
-    F32* dc = tile.dc_db + static_cast<int64_t>(t) * 2 * tile.padded + n;
-    F32* db = dc + tile.padded;
-    F32 q = n == 0 ? F32{} : tile.q[t];
-    F32 exponent = n == 0 ? F32{} : tile.exponent[t];
-#pragma GCC unroll 8
-    for (int i = 0; i < kBlock; ++i) {
+    F32 q = piece.n == 0 ? F32{} : tile.q[t];
+    F32 exponent = piece.n == 0 ? F32{} : tile.exponent[t];
+    const auto terms_of = [&](int i) __attribute__((always_inline))->Terms {
       const F32 decayed = tape[i].state;
       const F32 h = next_state(decayed, input, b[i]);
-      g[i] += dy * c[i];
-      dc[i] = kFirst ? dy * h : dc[i] + dy * h;
-      db[i] = kFirst ? g[i] * input : db[i] + g[i] * input;
-      q += g[i] * b[i];
+      g[i] = multiply_add(dy, broadcast(c[i]), g[i]);
+      const Terms terms = {dy * h, g[i] * input};
+      q = multiply_add(g[i], broadcast(b[i]), q);
       const F32 product = g[i] * decayed;
-      exponent += product * rates[n + i];
-      da[i] += product * delta;
+      exponent = multiply_add(product, rates[i], exponent);
+      da[i] = multiply_add(product, delta, da[i]);
       g[i] *= tape[i].decay;
-    }
+      return terms;
+    };
+    const Terms terms = sum_terms<kBlock>(terms_of, 0);
+    const F32 sum = fold<kBlock>(terms.dc, terms.db);
+    store(partial, kFirst ? sum : load(partial) + sum);
     tile.q[t] = q;
     tile.exponent[t] = exponent;
   }
 #pragma GCC unroll 8
   for (int i = 0; i < kBlock; ++i) {
-    sums.gradient[n + i] = fresh ? F32{} : g[i];
-    sums.da[n + i] += da[i];
+    gradients[i] = piece.fresh ? F32{} : g[i];
+    da_sums[i] += da[i];
   }
 }
 
@@ -190,40 +225,77 @@ Strip<T> strip_at(const ScanBackwardItem& item, int64_t origin, int tokens, int 
 template <typename T>
 void prepare(const ScanBackwardItem& item, const Strip<T>& strip, F32 bias,
              const BackwardTile& tile) {
-  for (int t = 0; t < strip.tokens; ++t) {
-    const Softplus delta =
-        softplus(load_strip(strip.delta + t * item.in.delta_stride, strip.count) + bias);
-    tile.delta[t] = delta.value;
-    tile.slope[t] = delta.slope;
-    tile.u[t] = load_strip(strip.u + t * item.in.u_stride, strip.count);
-    F32 dy = load_strip(strip.dout + t * item.dout_stride, strip.count);
-    if (strip.z != nullptr) dy *= silu(load_strip(strip.z + t * item.in.z_stride, strip.count));
-    tile.dy[t] = dy;
-  }
+  const ScanGroup& in = item.in;
+  for_each_pack(strip.tokens, [&](auto pack, int t) {
+    const auto raw = map([&](F32 v) { return v + bias; },
+                         load_rows(pack, strip.delta, in.delta_stride, t, strip.count));
+    const auto delta = softplus(raw);
+    store_rows(tile.delta, t, delta.value);
+    store_rows(tile.slope, t, delta.slope);
+    store_rows(tile.input, t,
+               map([](F32 d, F32 u) { return d * u; }, delta.value,
+                   load_rows(pack, strip.u, in.u_stride, t, strip.count)));
+  });
+  for_each_pack(strip.tokens, [&](auto pack, int t) {
+    auto dy = load_rows(pack, strip.dout, item.dout_stride, t, strip.count);
+    if (strip.z != nullptr) {
+      const auto z = load_rows(pack, strip.z, in.z_stride, t, strip.count);
+      const auto gate = sigmoid(z);
+      store_rows(tile.gate, t, gate);
+      dy = map([](F32 d, F32 x, F32 s) { return d * (x * s); }, dy, z, gate);
+    }
+    store_rows(tile.dy, t, dy);
+  });
 }
 
 template <typename T>
 void finish(const ScanBackwardItem& item, const Strip<T>& strip, F32 skip, const BackwardTile& tile,
             const StripSums& sums) {
+  const ScanGroup& in = item.in;
   F32 dd = {};
   F32 ddelta_bias = {};
   for (int t = 0; t < strip.tokens; ++t) {
-    const F32 u = tile.u[t];
-    const F32 du = skip * tile.dy[t] + tile.delta[t] * tile.q[t];
-    const F32 ddelta = (u * tile.q[t] + tile.exponent[t] * kLn2) * tile.slope[t];
+    const F32 u = load_strip(strip.u + t * in.u_stride, strip.count);
+    const F32 dy = tile.dy[t];
+    const F32 du = multiply_add(tile.delta[t], tile.q[t], skip * dy);
+    const F32 ddelta =
+        multiply_add(u, tile.q[t], tile.exponent[t] * broadcast(kLn2)) * tile.slope[t];
     store_strip(strip.du + t * item.du_stride, du, strip.count);
     store_strip(strip.ddelta + t * item.ddelta_stride, ddelta, strip.count);
-    dd += tile.dy[t] * u;
+    dd = multiply_add(dy, u, dd);
     ddelta_bias += ddelta;
     if (strip.z != nullptr) {
-      const F32 z = load_strip(strip.z + t * item.in.z_stride, strip.count);
+      const F32 z = load_strip(strip.z + t * in.z_stride, strip.count);
       const F32 dout = load_strip(strip.dout + t * item.dout_stride, strip.count);
-      const F32 y = tile.y[t] + skip * u;
-      store_strip(strip.dz + t * item.dz_stride, dout * y * silu_derivative(z), strip.count);
+      const F32 y = multiply_add(skip, u, tile.y[t]);
+      store_strip(strip.dz + t * item.dz_stride, dout * y * silu_slope(z, tile.gate[t]),
+                  strip.count);
     }
   }
   *sums.dd += dd;
   *sums.ddelta_bias += ddelta_bias;
+}
+
+template <typename T>
+RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, bool written) {
+  constexpr int64_t kSize = sizeof(T);
+  RowPrefetch prefetch(item.in.channels * kSize, kLanes * kSize);
+  if (chunk < item.chunk_begin) return prefetch;
+  const auto add = [&](const void* p, int64_t stride) {
+    if (p == nullptr) return;
+    prefetch.add(static_cast<const T*>(p) + chunk * kScanTile * stride, stride * kSize);
+  };
+  if (written) {
+    add(item.du, item.du_stride);
+    add(item.ddelta, item.ddelta_stride);
+    add(item.dz, item.dz_stride);
+  } else {
+    add(item.in.u, item.in.u_stride);
+    add(item.in.delta, item.in.delta_stride);
+    add(item.in.z, item.in.z_stride);
+    add(item.dout, item.dout_stride);
+  }
+  return prefetch;
 }
 
 template <typename T>
@@ -251,6 +323,9 @@ void backward_of(const ScanBackwardItem& item) {
                     in.states, tile.b);
     load_projection(static_cast<const T*>(in.c) + origin * in.c_stride, in.c_stride, tokens,
                     in.states, tile.c);
+    float* partials = item.partials + (origin - item.chunk_begin * kScanTile) * 2 * padded;
+    RowPrefetch reads = next_rows<T>(item, chunk - 1, false);
+    RowPrefetch writes = next_rows<T>(item, chunk - 1, true);
     for (int s = 0; s < strips; ++s) {
       const Strip<T> strip = strip_at<T>(item, origin, tokens, s);
       const StripSums sums = strip_sums(item.sums, s, padded);
@@ -260,26 +335,24 @@ void backward_of(const ScanBackwardItem& item) {
       prepare(item, strip, load_strip(in.delta_bias + s * kLanes, strip.count), tile);
       for (int n = 0; n < padded; n += kBlock) {
         for_each_piece(in, first_reset, origin, tokens, [&](int begin, int end, bool fresh) {
+          const Piece piece = {begin, end, fresh, n, rates + n};
           if (in.z != nullptr) {
-            record_piece<true>(tile, begin, end, fresh, rates, n);
+            record_piece<true>(tile, piece, reads);
           } else {
-            record_piece<false>(tile, begin, end, fresh, rates, n);
+            record_piece<false>(tile, piece, reads);
           }
         });
         for_each_piece_backward(in, first_reset, origin, tokens,
                                 [&](int begin, int end, bool fresh) {
+                                  const Piece piece = {begin, end, fresh, n, rates + n};
                                   if (s == 0) {
-                                    sweep_piece<true>(tile, begin, end, fresh, rates, sums, n);
+                                    sweep_piece<true>(tile, piece, sums, partials, writes);
                                   } else {
-                                    sweep_piece<false>(tile, begin, end, fresh, rates, sums, n);
+                                    sweep_piece<false>(tile, piece, sums, partials, writes);
                                   }
                                 });
       }
       finish(item, strip, load_strip(in.d + s * kLanes, strip.count), tile, sums);
-    }
-    float* partials = item.partials + (origin - item.chunk_begin * kScanTile) * 2 * padded;
-    for (int i = 0; i < tokens * 2 * padded; i += kLanes) {
-      store(partials + i, sum_each(tile.dc_db + i));
     }
   }
 
@@ -296,8 +369,8 @@ void backward_of(const ScanBackwardItem& item) {
 
 int64_t selective_scan_backward_scratch(int channels, int states) {
   const int64_t padded = padded_states(states);
-  const int64_t vectors = kTokenBuffers * kScanTile + 2 * kScanTile * kBlock +
-                          2 * kScanTile * padded + padded + strips_of(channels) * padded;
+  const int64_t vectors =
+      kTokenBuffers * kScanTile + 2 * kScanTile * kBlock + padded + strips_of(channels) * padded;
   return vectors * kLanes + 2 * kScanTile * padded;
 }
 

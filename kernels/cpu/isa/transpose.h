@@ -1,64 +1,78 @@
 #pragma once
-// Squares of kLanes vectors: transposing them, and summing each over its lanes. Both exchange
-// blocks of 1, 2, 4, … lanes between pairs of vectors.
+// Exchanges between the lanes of several vectors: transposing a square of them, and summing each
+// over its lanes.
 
 #include "kernels/cpu/isa/simd.h"
 
 namespace sidewinder::SIDEWINDER_ISA {
 
+// A vector whose lane l is lane kIndex(l) of a (kLanes and up: of b).
 #if defined(__AVX512F__)
-#define SIDEWINDER_EACH_LANE(f)                                                                  \
-  f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), \
-      f(15)
+#define SIDEWINDER_SHUFFLE(a, b, index)                                                            \
+  __builtin_shufflevector(a, b, index(0), index(1), index(2), index(3), index(4), index(5),        \
+                          index(6), index(7), index(8), index(9), index(10), index(11), index(12), \
+                          index(13), index(14), index(15))
 #elif defined(__AVX2__)
-#define SIDEWINDER_EACH_LANE(f) f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7)
+#define SIDEWINDER_SHUFFLE(a, b, index)                                                     \
+  __builtin_shufflevector(a, b, index(0), index(1), index(2), index(3), index(4), index(5), \
+                          index(6), index(7))
 #else
-#define SIDEWINDER_EACH_LANE(f) f(0), f(1), f(2), f(3)
+#define SIDEWINDER_SHUFFLE(a, b, index) \
+  __builtin_shufflevector(a, b, index(0), index(1), index(2), index(3))
 #endif
 
-// Lanes without the bit kStep of both vectors: a's stay, b's move up by kStep.
+// Lanes without the bit kStep of both vectors: a's stay, b's move up by kStep. Or the lanes with
+// it.
 template <int kStep>
-inline F32 merge_low(F32 a, F32 b) {
-#define SIDEWINDER_LANE(l) ((((l)&kStep) != 0) ? kLanes + (l)-kStep : (l))
-  return __builtin_shufflevector(a, b, SIDEWINDER_EACH_LANE(SIDEWINDER_LANE));
-#undef SIDEWINDER_LANE
+constexpr int exchanged(int lane, bool high) {
+  if (high) return (lane & kStep) != 0 ? kLanes + lane : lane + kStep;
+  return (lane & kStep) != 0 ? kLanes + lane - kStep : lane;
 }
-// Lanes with the bit kStep of both vectors: a's move down by kStep, b's stay.
-template <int kStep>
-inline F32 merge_high(F32 a, F32 b) {
-#define SIDEWINDER_LANE(l) ((((l)&kStep) != 0) ? kLanes + (l) : (l) + kStep)
-  return __builtin_shufflevector(a, b, SIDEWINDER_EACH_LANE(SIDEWINDER_LANE));
-#undef SIDEWINDER_LANE
-}
-#undef SIDEWINDER_EACH_LANE
 
 template <int kStep = 1>
 inline void transpose(F32* square) {
+#define SIDEWINDER_LOW(lane) exchanged<kStep>(lane, false)
+#define SIDEWINDER_HIGH(lane) exchanged<kStep>(lane, true)
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
     if ((i & kStep) != 0) continue;
     const F32 a = square[i];
     const F32 b = square[i + kStep];
-    square[i] = merge_low<kStep>(a, b);
-    square[i + kStep] = merge_high<kStep>(a, b);
+    square[i] = SIDEWINDER_SHUFFLE(a, b, SIDEWINDER_LOW);
+    square[i + kStep] = SIDEWINDER_SHUFFLE(a, b, SIDEWINDER_HIGH);
   }
+#undef SIDEWINDER_LOW
+#undef SIDEWINDER_HIGH
   if constexpr (kStep * 2 < kLanes) transpose<kStep * 2>(square);
 }
 
-// Lane i of the result is the sum over the lanes of square[i].
-template <int kStep = 1>
-inline F32 sum_each(const F32* square) {
-  F32 half[kLanes / (2 * kStep)];
-#pragma GCC unroll 8
-  for (int i = 0; i < kLanes / (2 * kStep); ++i) {
-    half[i] = merge_low<kStep>(square[2 * i], square[2 * i + 1]) +
-              merge_high<kStep>(square[2 * i], square[2 * i + 1]);
-  }
-  if constexpr (kStep * 2 < kLanes) {
-    return sum_each<kStep * 2>(half);
+// The patterns of one-instruction shuffles. Inside blocks of 4 lanes: alternate the first (or
+// second) halves of a's and b's block, kStep lanes at a time. Beyond: the even (or odd) blocks of
+// a, then b.
+template <int kStep>
+constexpr int folded(int lane, bool high) {
+  const int block = lane / 4;
+  const int inside = lane % 4;
+  if constexpr (kStep < 4) {
+    const int source = inside / (2 * kStep) * kStep + inside % kStep + (high ? 2 : 0);
+    return (inside / kStep % 2 != 0 ? kLanes : 0) + block * 4 + source;
   } else {
-    return half[0];
+    const int half = kLanes > 4 ? kLanes / 8 : 1;  // blocks
+    return (block >= half ? kLanes : 0) + (block % half * 2 + (high ? 1 : 0)) * 4 + inside;
   }
 }
+
+// Level kStep = 1, 2, 4, … of a tree that sums kLanes vectors over their lanes: a and b hold the
+// sums of kStep vectors each. At its root lane i is the sum of vector i.
+template <int kStep>
+inline F32 fold(F32 a, F32 b) {
+#define SIDEWINDER_LOW(lane) folded<kStep>(lane, false)
+#define SIDEWINDER_HIGH(lane) folded<kStep>(lane, true)
+  return SIDEWINDER_SHUFFLE(a, b, SIDEWINDER_LOW) + SIDEWINDER_SHUFFLE(a, b, SIDEWINDER_HIGH);
+#undef SIDEWINDER_LOW
+#undef SIDEWINDER_HIGH
+}
+
+#undef SIDEWINDER_SHUFFLE
 
 }  // namespace sidewinder::SIDEWINDER_ISA
