@@ -52,6 +52,18 @@ function(sidewinder_isa_level level flags)
   target_sources(sidewinder_kernels PRIVATE $<TARGET_OBJECTS:sidewinder_isa_${level}>)
 endfunction()
 
+# The compiler and the libraries with their versions, for `sidewinder doctor`.
+function(sidewinder_built_with output)
+  set(text "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
+  foreach(library "HDF5 ${HDF5_VERSION}" "SentencePiece ${SENTENCEPIECE_VERSION}"
+      "toml++ ${TOMLPLUSPLUS_VERSION}" "CLI11 ${CLI11_VERSION}" "fmt ${fmt_VERSION}"
+      "spdlog ${spdlog_VERSION}" "nlohmann-json ${nlohmann_json_VERSION}" "xxHash ${XXHASH_VERSION}"
+      "zlib ${ZLIB_VERSION_STRING}" "xz ${LIBLZMA_VERSION_STRING}" "zstd ${ZSTD_VERSION}")
+    string(APPEND text ", ${library}")
+  endforeach()
+  set(${output} "${text}" PARENT_SCOPE)
+endfunction()
+
 function(sidewinder_program)
   sidewinder_sources(sources tools)
   list(FILTER sources EXCLUDE REGEX "/tools/sidewinder.cpp$")
@@ -62,29 +74,12 @@ function(sidewinder_program)
   add_library(sidewinder_tools STATIC ${sources})
   target_link_libraries(sidewinder_tools PUBLIC sidewinder_recipes CLI11::CLI11
     nlohmann_json::nlohmann_json)
+  sidewinder_built_with(built_with)
+  target_compile_definitions(sidewinder_tools PUBLIC SIDEWINDER_VERSION="${PROJECT_VERSION}"
+    PRIVATE SIDEWINDER_BUILT_WITH="${built_with}")
   add_executable(sidewinder ${PROJECT_SOURCE_DIR}/tools/sidewinder.cpp)
   target_link_libraries(sidewinder PRIVATE sidewinder_tools)
-  target_compile_definitions(sidewinder PRIVATE SIDEWINDER_VERSION="${PROJECT_VERSION}")
   install(TARGETS sidewinder RUNTIME DESTINATION bin)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/recipes/ DESTINATION share/sidewinder/recipes
     FILES_MATCHING PATTERN "*.toml")
-endfunction()
-
-# kernels/cuda as a run-time plugin: nothing else links CUDA, so the program starts without a driver.
-function(sidewinder_cuda_plugin)
-  file(GLOB cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/cuda/*.cu)
-  if(SIDEWINDER_CUDA STREQUAL "OFF" OR NOT cuda_sources)
-    message(STATUS "CUDA plugin: not built (SIDEWINDER_CUDA=${SIDEWINDER_CUDA})")
-    return()
-  endif()
-  include(CheckLanguage)
-  check_language(CUDA)
-  if(NOT CMAKE_CUDA_COMPILER)
-    if(SIDEWINDER_CUDA STREQUAL "ON")
-      message(FATAL_ERROR "SIDEWINDER_CUDA=ON but nvcc was not found; install the CUDA toolkit or set CUDACXX")
-    endif()
-    message(STATUS "CUDA plugin: not built (nvcc not found)")
-    return()
-  endif()
-  include(${PROJECT_SOURCE_DIR}/cmake/cuda.cmake)
 endfunction()

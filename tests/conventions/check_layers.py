@@ -1,55 +1,64 @@
-"""Include order between folders: see layers.txt. Prints every include that points up or into a
-closed folder, and exits with 1 if there is any."""
+"""Every #include "..." of the tree goes down the order of layers.txt, and none into a closed folder."""
 import pathlib
 import re
 import sys
 
-root = pathlib.Path(sys.argv[1])
-level, opened = {}, {}
-lines = (root / "tests/conventions/layers.txt").read_text().splitlines()
-for number, line in enumerate(l for l in lines if l and not l.startswith("#")):
-    words = line.split()
-    if words[0].endswith("*"):
-        folder = words[0][:-1]
-        level[folder], opened[folder] = number, {folder, *words[1:]}
-    else:
-        for folder in words:
-            level[folder] = number
-# Folders listed together on one line may include each other only if one contains the other.
+SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
 
 
-def owner(path):
-    folder = path.parent.as_posix()
-    while folder not in level:
-        if "/" not in folder:
-            return None
-        folder = folder.rsplit("/", 1)[0]
-    return folder
+def read_layers(path):
+    """Returns {folder or header: (line, None or the set of folders that may include it)}."""
+    layers = {}
+    for number, line in enumerate(path.read_text().splitlines()):
+        for name, braces, users in re.findall(r"([^\s{}]+)(\{([^}]*)\})?", line.split("#")[0]):
+            layers[name] = (number, set(users.split(",")) if braces else None)
+    return layers
 
 
-def related(a, b):
-    return a == b or a.startswith(b + "/") or b.startswith(a + "/")
+def layer_of(file, layers):
+    """The entry that a file belongs to: itself, or the nearest folder that is listed."""
+    place = pathlib.PurePosixPath(file)
+    while str(place) not in layers and str(place) != ".":
+        place = place.parent
+    return str(place) if str(place) in layers else None
 
 
-problems, checked = [], 0
-for path in sorted(root.rglob("*")):
-    relative = path.relative_to(root)
-    if path.suffix not in {".h", ".cpp", ".cu"} or relative.parts[0] in {"build", ".git"}:
-        continue
-    source = owner(relative)
-    if source is None:
-        problems.append(f"{relative}: its folder is not in layers.txt; add it")
-        continue
-    for name in re.findall(r'^\s*#include "([^"]+)"', path.read_text(), re.M):
-        checked += 1
-        target = owner(pathlib.Path(name))
-        if target is None or not (root / name).exists():
-            problems.append(f'{relative}: "{name}" is no file of the tree; name it from the root')
-        elif source == "tests" or related(source, target):
-            continue
-        elif target in opened and source not in opened[target]:
-            problems.append(f"{relative}: {target} is closed; use the headers above it")
-        elif level[target] >= level[source]:
-            problems.append(f"{relative}: {source} may not include {target} ({name})")
-print("\n".join(problems) or f"{checked} includes are in order")
-sys.exit(1 if problems else 0)
+def problem_of(file, included, layers):
+    """What is wrong with this include, or None."""
+    own, other = layer_of(file, layers), layer_of(included, layers)
+    if own is None or other is None:
+        return f"{file if own is None else included} is in no layer; add its folder to layers.txt"
+    if own == other or own == "tests":
+        return None
+    (own_line, _), (other_line, users) = layers[own], layers[other]
+    if other_line >= own_line:
+        return f"{own} may not include {other}: it is not below it in layers.txt"
+    if users is not None and own not in users:
+        return f"{own} may not include {other}: it is closed"
+    return None
+
+
+def main(root):
+    layers = read_layers(root / "tests/conventions/layers.txt")
+    problems = []
+    for top in sorted({name.split("/")[0] for name in layers}):
+        for path in sorted((root / top).rglob("*")):
+            if path.suffix not in SUFFIXES:
+                continue
+            file = path.relative_to(root).as_posix()
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                match = re.match(r'\s*#\s*include\s+"([^"]+)"', line)
+                if not match:
+                    continue
+                included = match.group(1)
+                problem = problem_of(file, included, layers)
+                if not (root / included).is_file():
+                    problem = f'"{included}" is not a path from the root of the repository'
+                if problem:
+                    problems.append(f"{file}:{number}: {problem}")
+    print("\n".join(problems) or "every include goes down")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(pathlib.Path(sys.argv[1])))

@@ -2,16 +2,27 @@
 import pathlib
 import sys
 
-root = pathlib.Path(sys.argv[1])
-folders = {p.parent for s in ("*.h", "*.cpp", "*.cu") for top in
-           ("kernels", "model", "data", "checkpoints", "trainer", "recipes", "tools")
-           for p in (root / top).rglob(s)}
-problems = []
-for folder in sorted(folders):
-    readme = folder / "README.md"
-    if not readme.exists():
-        problems.append(f"{folder.relative_to(root)}: README.md is missing")
-    elif len(readme.read_text().splitlines()) > 60:
-        problems.append(f"{readme.relative_to(root)}: more than 60 lines; say less")
-print("\n".join(problems) or f"{len(folders)} folders say what they are for")
-sys.exit(1 if problems else 0)
+FOLDERS = ("kernels", "model", "data", "checkpoints", "trainer", "recipes", "tools")
+SUFFIXES = {".h", ".cpp", ".cu", ".py"}
+MOST_LINES = 60
+
+
+def main(root):
+    problems = []
+    for top in FOLDERS:
+        folders = {path.parent for path in (root / top).rglob("*") if path.suffix in SUFFIXES}
+        for folder in sorted(folders | {root / top}):
+            name = (folder / "README.md").relative_to(root)
+            if not (root / name).is_file():
+                problems.append(f"{name} is missing: what the folder is for, its headers in reading order, "
+                                "its invariants")
+                continue
+            lines = len((root / name).read_text().splitlines())
+            if lines > MOST_LINES:
+                problems.append(f"{name} has {lines} lines; at most {MOST_LINES} fit in one reading")
+    print("\n".join(problems) or "every source folder has its README")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(pathlib.Path(sys.argv[1])))
