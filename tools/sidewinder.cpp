@@ -12,6 +12,7 @@
 #include "kernels/base/error.h"
 #include "tools/commands/bench_kernels.h"
 #include "tools/commands/bench_recipe.h"
+#include "tools/commands/doctor.h"
 #include "tools/commands/eval.h"
 #include "tools/commands/generate.h"
 #include "tools/commands/recipe.h"
@@ -191,6 +192,16 @@ void add_bench(CLI::App& app, Run& run) {
   });
 }
 
+void add_doctor(CLI::App& app, Run& run) {
+  auto json_path = std::make_shared<std::string>();
+  CLI::App& command = *app.add_subcommand(
+      "doctor", "What was found: processor, kernels, memory, libraries, CUDA plugin");
+  add_json(command, *json_path);
+  command.callback([json_path, &run] {
+    run = [json_path] { return static_cast<ExitCode>(doctor(*json_path)); };
+  });
+}
+
 void add_selftest(CLI::App& app, Run& run) {
   auto json_path = std::make_shared<std::string>();
   CLI::App& command =
@@ -215,6 +226,7 @@ ExitCode run_program(int argc, char** argv) {
   add_recipe(app, run);
   add_bench(app, run);
   add_selftest(app, run);
+  add_doctor(app, run);
   add_synthesize(app, run);
   try {
     app.parse(argc, argv);
@@ -233,7 +245,8 @@ int main(int argc, char** argv) {
   try {
     code = sidewinder::run_program(argc, argv);
   } catch (const sidewinder::Error& error) {
-    fmt::print(stderr, "sidewinder: {}\n", error.what());
+    // A recipe error begins with file:line:column, which editors look for at the start of a line.
+    fmt::print(stderr, "sidewinder: stopped\n{}\n", error.what());
     code = error.exit_code();
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "sidewinder: out of memory; use a smaller model, context or micro-batch\n");

@@ -44,7 +44,7 @@ void rms_norm(Stream, const RmsNormArgs& args) {
         .x_stride = args.x.row_stride(),
         .y_bf16 = is_bf16(args.y),
         .x_bf16 = is_bf16(args.x),
-        .eps = args.eps,
+        .eps = static_cast<float>(args.eps),
     });
   });
 }

@@ -12,7 +12,7 @@ namespace {
 bool is_floating(Dtype dtype) { return dtype != Dtype::i32; }
 
 void check_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
-                  AttentionPattern pattern, float scale) {
+                  AttentionPattern pattern, double scale) {
   SIDEWINDER_REQUIRE(q.rank() == 3 && k.rank() == 3 && v.rank() == 3,
                      "attention: q {}, k {} and v {} must be [tokens, heads, width]",
                      q.shape().text(), k.shape().text(), v.shape().text());
@@ -45,7 +45,7 @@ void check_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const Seque
 
 ops::AttentionOut ops::attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                  const SequenceLayout& layout, AttentionPattern pattern,
-                                 float scale) {
+                                 double scale) {
   check_inputs(q, k, v, layout, pattern, scale);
   AttentionOut result;
   result.out = Tensor::empty({q.size(0), q.size(1), v.size(2)}, q.dtype(), q.device());
@@ -57,7 +57,7 @@ ops::AttentionOut ops::attention(const Tensor& q, const Tensor& k, const Tensor&
 ops::AttentionGradients ops::attention_backward(const Tensor& dout, const Tensor& q,
                                                 const Tensor& k, const Tensor& v, const Tensor& out,
                                                 const Tensor& lse, const SequenceLayout& layout,
-                                                AttentionPattern pattern, float scale) {
+                                                AttentionPattern pattern, double scale) {
   check_inputs(q, k, v, layout, pattern, scale);
   const Shape shape = {q.size(0), q.size(1), v.size(2)};
   SIDEWINDER_REQUIRE(dout.shape() == shape && out.shape() == shape,

@@ -23,7 +23,7 @@ struct AttentionArgs {
   const Tensor& v;  // [layout.keys(), K, Pv]
   const SequenceLayout& layout;
   AttentionPattern pattern;
-  float scale;
+  double scale;
 };
 
 struct AttentionBackwardArgs {
@@ -38,7 +38,7 @@ struct AttentionBackwardArgs {
   const Tensor& lse;
   const SequenceLayout& layout;
   AttentionPattern pattern;
-  float scale;
+  double scale;
 };
 
 namespace cpu {
@@ -55,7 +55,7 @@ struct AttentionOut {
   Tensor out, lse;
 };
 AttentionOut attention(const Tensor& q, const Tensor& k, const Tensor& v,
-                       const SequenceLayout& layout, AttentionPattern pattern, float scale);
+                       const SequenceLayout& layout, AttentionPattern pattern, double scale);
 
 struct AttentionGradients {
   Tensor dq, dk, dv;
@@ -63,7 +63,7 @@ struct AttentionGradients {
 AttentionGradients attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k,
                                       const Tensor& v, const Tensor& out, const Tensor& lse,
                                       const SequenceLayout& layout, AttentionPattern pattern,
-                                      float scale);
+                                      double scale);
 
 }  // namespace ops
 }  // namespace sidewinder

@@ -36,7 +36,7 @@ int64_t count_groups(const Tensor& x) { return x.count() / x.size(x.rank() - 1);
 
 }  // namespace
 
-RmsNormOut rms_norm(const Tensor& x, const Tensor& weight, float eps, Dtype dtype) {
+RmsNormOut rms_norm(const Tensor& x, const Tensor& weight, double eps, Dtype dtype) {
   check_input(x, weight);
   SIDEWINDER_REQUIRE(may_mix(x.dtype(), dtype),
                      "rms_norm: cannot make {} from {}; f64 does not mix "

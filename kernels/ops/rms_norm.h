@@ -14,7 +14,7 @@ struct RmsNormArgs {
   Tensor& rstd;          // [rows of the last axis] f32 (f64), kept for backward
   const Tensor& x;       // [T, D] or [T, H, D]
   const Tensor& weight;  // [D] f32 (f64)
-  float eps;
+  double eps;
 };
 
 struct RmsNormBackwardArgs {
@@ -40,7 +40,7 @@ namespace ops {
 struct RmsNormOut {
   Tensor y, rstd;
 };
-RmsNormOut rms_norm(const Tensor& x, const Tensor& weight, float eps, Dtype dtype);
+RmsNormOut rms_norm(const Tensor& x, const Tensor& weight, double eps, Dtype dtype);
 
 // Adds to dweight. When dx is defined it is added to (and must be like x in shape), otherwise it is
 // made with type `dtype`.

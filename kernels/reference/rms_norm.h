@@ -11,7 +11,7 @@ namespace sidewinder::reference {
 
 // Returns rstd.
 template <typename Scalar>
-Scalar rms_norm_vector(Scalar* y, const Scalar* x, const Scalar* weight, int64_t width, float eps) {
+Scalar rms_norm_vector(Scalar* y, const Scalar* x, const Scalar* weight, int64_t width, double eps) {
   Scalar sum = 0;
   for (int64_t i = 0; i < width; ++i) sum += x[i] * x[i];
   const Scalar rstd =

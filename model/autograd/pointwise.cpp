@@ -6,7 +6,7 @@
 namespace sidewinder {
 
 Var rms_norm(const Var& x, const Var& weight, double eps, Dtype dtype) {
-  auto [y, rstd] = ops::rms_norm(x.value(), weight.value(), static_cast<float>(eps), dtype);
+  auto [y, rstd] = ops::rms_norm(x.value(), weight.value(), eps, dtype);
   return Tape::record("rms_norm", {x, weight}, y,
                       [x = x.value(), weight = weight.value(), rstd = rstd](Gradients& io) {
                         if (!io.wanted(0)) {
