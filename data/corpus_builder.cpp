@@ -222,6 +222,20 @@ void check_options(const CorpusBuildOptions& options) {
   SIDEWINDER_REQUIRE(options.sample_bytes >= 1, "--sample-mib must be at least 1");
 }
 
+// A corpus below a folder of texts would be read as text the next time.
+void check_apart(const CorpusBuildOptions& options) {
+  const fs::path output = fs::weakly_canonical(fs::absolute(options.output));
+  for (const std::string& input : options.inputs) {
+    if (!fs::is_directory(input)) continue;
+    const fs::path folder = fs::canonical(input);
+    SIDEWINDER_REQUIRE(
+        std::mismatch(folder.begin(), folder.end(), output.begin(), output.end()).first !=
+            folder.end(),
+        "the output folder {} lies in the input folder {}; choose another --output", options.output,
+        input);
+  }
+}
+
 std::string settings_of(const CorpusBuildOptions& options, const std::vector<TextFile>& files) {
   RunningDigest list;
   uint64_t bytes = 0;
@@ -289,6 +303,7 @@ class Builder {
   CorpusBuildResult run() {
     check_options(options_);
     files_ = find_text_files(options_.inputs);
+    check_apart(options_);
     settings_ = settings_of(options_, files_);
     std::error_code problem;
     fs::create_directories(options_.output, problem);

@@ -23,7 +23,7 @@ struct CorpusBuildOptions {
   TextOptions text;
   std::string tokenizer;                     // "bytes", a SentencePiece file, or empty: train one
   TokenizerTraining training;                // if it is trained
-  int64_t sample_bytes = int64_t{16} << 20;  // of text to train on, at most
+  int64_t sample_bytes = int64_t{8} << 20;  // of text to train on, at most
   // "none", "model" (the id that the model names), or an id.
   std::string bos = "none";
   std::string eos;         // empty: "model", or "none" for bytes

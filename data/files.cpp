@@ -1,6 +1,7 @@
 #include "data/files.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -30,6 +31,15 @@ class Descriptor {
  private:
   int number_;
 };
+
+// A corpus keeps one file open for each shard, and the usual limit is 1024. False if it is as high
+// as it may be.
+bool raise_file_limit() {
+  rlimit limit = {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= limit.rlim_max) return false;
+  limit.rlim_cur = limit.rlim_max;
+  return ::setrlimit(RLIMIT_NOFILE, &limit) == 0;
+}
 
 void flush_folder_of(const std::string& path) {
   const std::filesystem::path parent = std::filesystem::path(path).parent_path();
@@ -93,6 +103,9 @@ void publish_file(const std::string& temporary, const std::string& path) {
 
 RandomAccessFile::RandomAccessFile(const std::string& path) : path_(path) {
   descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor_ < 0 && errno == EMFILE && raise_file_limit()) {
+    descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  }
   if (descriptor_ < 0) fail_environment("{}: cannot open the file: {}", path, std::strerror(errno));
   struct stat status = {};
   const bool known = ::fstat(descriptor_, &status) == 0;

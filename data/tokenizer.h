@@ -63,7 +63,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& name_or_path,
 enum class TokenizerKind : uint8_t { unigram, bpe };
 
 struct TokenizerTraining {
-  TokenizerKind kind = TokenizerKind::unigram;
+  TokenizerKind kind = TokenizerKind::bpe;
   int64_t vocabulary = 8192;
 };
 

@@ -44,7 +44,7 @@ void add_tokenize(CLI::App& app, Run& run) {
       ->type_name("FILE");
   command.add_option("--vocabulary", options->vocabulary, "pieces of a trained tokenizer")
       ->capture_default_str();
-  command.add_option("--model-type", options->model_type, "unigram or bpe, of a trained tokenizer")
+  command.add_option("--model-type", options->model_type, "bpe or unigram, of a trained tokenizer")
       ->capture_default_str();
   command.add_option("--sample-mib", options->sample_mib, "text to train the tokenizer on, at most")
       ->capture_default_str();

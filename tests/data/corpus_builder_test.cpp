@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +18,7 @@
 #include "data/files.h"
 #include "kernels/base/error.h"
 #include "kernels/base/philox.h"
+#include "kernels/base/thread_pool.h"
 #include "tests/support/temporary_folder.h"
 
 namespace sidewinder {
@@ -171,15 +173,25 @@ TEST(CorpusBuilder, AFinishedCorpusIsLeftAlone) {
   EXPECT_EQ(contents(folder / "out"), before);
 }
 
+// While it lives, builds in child processes are possible: the pool's threads do not live there.
+class OneThread {
+ public:
+  OneThread() : before_(ThreadPool::global().num_threads()) { ThreadPool::global().resize(1); }
+  ~OneThread() { ThreadPool::global().resize(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int before_;
+};
+
 // Runs a build in a child process that is killed when the output folder holds `files` shards.
 void build_and_kill(const CorpusBuildOptions& options, size_t shards) {
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
-    // One thread: the pool's threads do not live in a child.
-    int64_t batches = 0;
     try {
-      build_corpus(options, [&](const CorpusBuildProgress&) { ++batches; });
+      build_corpus(options, ignore);
     } catch (...) {
       ::_exit(1);
     }
@@ -204,6 +216,7 @@ void build_and_kill(const CorpusBuildOptions& options, size_t shards) {
 }
 
 TEST(CorpusBuilder, ContinuesAfterBeingKilledWithTheSameBytes) {
+  const OneThread one_thread;
   const TemporaryFolder folder;
   write_texts(folder / "text");
   CorpusBuildOptions options = options_for(folder / "text", folder / "whole");
@@ -265,6 +278,72 @@ TEST(CorpusBuilder, NoticesTextsThatChangedWhileItWasInterrupted) {
               HasSubstr("the texts have changed since this shard was made"));
 }
 
+// A build that may write files of at most `bytes`; its exit code.
+int build_with_limit(const CorpusBuildOptions& options, rlim_t bytes) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::signal(SIGXFSZ, SIG_IGN);  // writes then fail with EFBIG, as they do with ENOSPC
+    const rlimit limit = {bytes, bytes};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    int code = 0;
+    try {
+      build_corpus(options, ignore);
+    } catch (const Error& error) {
+      code = static_cast<int>(error.exit_code());
+    } catch (...) {
+      code = 1;
+    }
+    ::_exit(code);
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status));
+  return WEXITSTATUS(status);
+}
+
+TEST(CorpusBuilder, AFullDiskLeavesNothingHalfWritten) {
+  const OneThread one_thread;
+  const TemporaryFolder folder;
+  write_texts(folder / "text");
+  CorpusBuildOptions options = options_for(folder / "text", folder / "whole");
+  options.tokenizer = "bytes";
+  options.shard_tokens = 6000;
+  build_corpus(options, ignore);
+  const auto expected = contents(folder / "whole");
+  uint64_t largest = 0;
+  for (const auto& [name, content] : expected)
+    largest = std::max<uint64_t>(largest, content.size());
+  options.output = folder / "out";
+  int failures = 0;
+  for (uint64_t limit = 0; limit < largest; limit += largest / 40) {
+    EXPECT_EQ(build_with_limit(options, limit), static_cast<int>(ExitCode::environment));
+    ++failures;
+    for (const auto& [name, content] : contents(folder / "out")) {
+      // What is there is whole.
+      if (name != "partial.json") {
+        EXPECT_EQ(expected.at(name), content) << name;
+      }
+    }
+    EXPECT_FALSE(fs::exists(folder / "out/index.json"));
+  }
+  EXPECT_GE(failures, 40);
+  build_corpus(options, ignore);
+  EXPECT_EQ(contents(folder / "out"), expected);
+}
+
+TEST(CorpusBuilder, TwoBuildsDoNotShareAFolder) {
+  const TemporaryFolder folder;
+  write_texts(folder / "text");
+  const CorpusBuildOptions options = options_for(folder / "text", folder / "out");
+  std::string message;
+  build_corpus(options, [&](const CorpusBuildProgress&) {
+    if (message.empty()) {
+      message = error_of([&] { build_corpus(options, ignore); }, ExitCode::user);
+    }
+  });
+  EXPECT_THAT(message, HasSubstr("another process is making a corpus in this folder"));
+}
+
 TEST(CorpusBuilder, BadInputLeavesNoCorpus) {
   const TemporaryFolder folder;
   write_file(folder / "text.txt", "bad \xff text");
@@ -280,6 +359,13 @@ TEST(CorpusBuilder, BadInputLeavesNoCorpus) {
   options.inputs = {folder / "none"};
   EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::environment),
               HasSubstr("no such file or folder"));
+  write_texts(folder / "text");
+  options.inputs = {folder / "text"};
+  for (const char* output : {"text", "text/out", "text/sub/../out/deep"}) {
+    options.output = folder / output;
+    EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::user),
+                HasSubstr("lies in the input folder"));
+  }
   options.inputs = {folder / "text.txt"};
   options.output = folder / "text.txt/out";
   EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::environment),
