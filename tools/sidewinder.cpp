@@ -15,6 +15,7 @@
 #include "tools/commands/doctor.h"
 #include "tools/commands/eval.h"
 #include "tools/commands/generate.h"
+#include "tools/commands/inspect.h"
 #include "tools/commands/recipe.h"
 #include "tools/commands/selftest.h"
 #include "tools/commands/synthesize.h"
@@ -162,6 +163,16 @@ void add_generate(CLI::App& app, Run& run) {
   command.callback([options, &run] { run = [options] { return generate(*options); }; });
 }
 
+void add_inspect(CLI::App& app, Run& run) {
+  auto options = std::make_shared<InspectCommand>();
+  CLI::App& command = *app.add_subcommand("inspect", "Show checkpoints, corpora and shards as tables");
+  command.add_option("path", options->path, "run, checkpoint or corpus folder, or a token shard")
+      ->required();
+  command.add_flag("--tensors", options->tensors, "of a checkpoint: a line for every tensor");
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return inspect(*options); }; });
+}
+
 void add_bench(CLI::App& app, Run& run) {
   struct Options {
     std::string what;
@@ -223,6 +234,7 @@ ExitCode run_program(int argc, char** argv) {
   add_train(app, run);
   add_eval(app, run);
   add_generate(app, run);
+  add_inspect(app, run);
   add_recipe(app, run);
   add_bench(app, run);
   add_selftest(app, run);
