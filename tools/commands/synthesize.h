@@ -26,9 +26,9 @@ struct SyntheticDocument {
   std::vector<std::pair<int64_t, int64_t>> answers;
 };
 
-// copy:   letters, '|', `distance` dots, '|', the same letters        "bdca|....|bdca"
-// recall: key-value pairs (lower-case keys, digit values), '|', dots, '|', the same keys in another
-//         order, each followed by its value                            "k3a5z1|....|a5z1k3"
+// copy:   letters of a to h, '|', `distance` dots, '|', the same letters       "bdca|....|bdca"
+// recall: key-value pairs (keys a to h, values 0 to 7), '|', dots, '|', the same keys in another
+//         order, each followed by its value                                     "c3a5f1|....|a5f1c3"
 SyntheticDocument synthetic_document(const SynthesizeCommand& command, int64_t index);
 
 ExitCode synthesize(const SynthesizeCommand& command);
