@@ -50,7 +50,7 @@ HybridModel::HybridModel(const ModelOptions& options, const Initializer& initial
   }
 }
 
-Var HybridModel::run_block(Block& block, Pass pass, const Var& x) {
+Var HybridModel::run_block(Block& block, const Pass& pass, const Var& x) {
   const double eps = options_.norm_eps;
   Var y = block.mixer->forward(pass, rms_norm(x, pass(block.mixer_norm), eps, pass.dtype), x);
   if (block.feed_forward) {

@@ -60,7 +60,7 @@ class HybridModel {
     std::unique_ptr<Layer> feed_forward;  // may be null
   };
 
-  Var run_block(Block& block, Pass pass, const Var& x);
+  Var run_block(Block& block, const Pass& pass, const Var& x);
   // Embedding to final norm.
   Var hidden(Pass pass, const Tensor& tokens, bool recompute_blocks, GenerationState* state);
   Tensor head_logits(const Tensor& x);
