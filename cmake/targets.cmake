@@ -48,10 +48,6 @@ function(sidewinder_isa_level level flags)
   # GCC 12 warns of uninitialised values inside its own AVX-512 headers (GCC bug 105593).
   target_compile_options(sidewinder_isa_${level} PRIVATE -O3 -fno-math-errno -fno-trapping-math
     -Wno-maybe-uninitialized -Wno-uninitialized ${flags})
-  if(SIDEWINDER_SANITIZE MATCHES "undefined")
-    # Pairs of bf16 elements are read as 32-bit words at any even address, on purpose.
-    target_compile_options(sidewinder_isa_${level} PRIVATE -fno-sanitize=alignment)
-  endif()
   target_compile_definitions(sidewinder_isa_${level} PRIVATE SIDEWINDER_ISA=isa_${level})
   target_sources(sidewinder_kernels PRIVATE $<TARGET_OBJECTS:sidewinder_isa_${level}>)
 endfunction()
