@@ -81,12 +81,16 @@ inline F32 min(F32 a, F32 b) { return a < b ? a : b; }
 
 inline float sum_lanes(F32 value) {
   // Pairwise, so that the order is the same however the compiler lowers it.
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps(reinterpret_cast<__m512>(value));  // the same pairs
+#else
   float lanes[kLanes];
   store(lanes, value);
   for (int width = kLanes / 2; width > 0; width /= 2) {
     for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
   }
   return lanes[0];
+#endif
 }
 inline float max_lanes(F32 value) {
   float lanes[kLanes];
