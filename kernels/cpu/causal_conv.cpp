@@ -11,8 +11,8 @@ namespace sidewinder::cpu {
 namespace {
 
 // A work item: so many tokens of a row, so many channels.
-constexpr int64_t kBlockTokens = 256;
-constexpr int64_t kGroupChannels = 128;
+constexpr int64_t kBlockTokens = 512;
+constexpr int64_t kGroupChannels = kConvGroup;
 // Below this many elements, waking other threads takes longer than the work.
 constexpr int64_t kSmall = 50'000;
 
