@@ -80,7 +80,8 @@ struct Window {
 };
 
 template <int kWidth, int kCount>
-inline Window<kWidth, kCount> window_of(const F32 (&past)[kWidth - 1], const Pack<kCount>& next) {
+[[gnu::always_inline]] inline Window<kWidth, kCount> window_of(const F32 (&past)[kWidth - 1],
+                                                               const Pack<kCount>& next) {
   Window<kWidth, kCount> window;
 #pragma GCC unroll 8
   for (int k = 0; k < kWidth - 1; ++k) window.at[k] = past[k];
@@ -90,7 +91,8 @@ inline Window<kWidth, kCount> window_of(const F32 (&past)[kWidth - 1], const Pac
 }
 
 template <int kWidth, int kCount>
-inline Pack<kCount> apply(const Weights<kWidth>& weights, const Window<kWidth, kCount>& x) {
+[[gnu::always_inline]] inline Pack<kCount> apply(const Weights<kWidth>& weights,
+                                                 const Window<kWidth, kCount>& x) {
   Pack<kCount> sum;
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) sum.at[i] = weights.bias;

@@ -10,7 +10,7 @@
 namespace sidewinder::SIDEWINDER_ISA {
 
 // a·b + c with one rounding where the level has it.
-inline F32 multiply_add(F32 a, F32 b, F32 c) {
+[[gnu::always_inline]] inline F32 multiply_add(F32 a, F32 b, F32 c) {
 #if defined(__AVX512F__)
   return reinterpret_cast<F32>(_mm512_fmadd_ps(
       reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
@@ -23,7 +23,7 @@ inline F32 multiply_add(F32 a, F32 b, F32 c) {
 }
 
 // a − b that is never fused with a product in a.
-inline F32 subtract(F32 a, F32 b) {
+[[gnu::always_inline]] inline F32 subtract(F32 a, F32 b) {
 #if defined(__AVX512F__)
   return reinterpret_cast<F32>(_mm512_sub_round_ps(
       reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _MM_FROUND_CUR_DIRECTION));
@@ -39,7 +39,8 @@ struct Pack {
 
 // f of each vector of the packs; lockstep is kept operation by operation where f is one operation.
 template <int kCount, typename Function, typename... Packs>
-inline Pack<kCount> map(Function f, const Pack<kCount>& first, const Packs&... others) {
+[[gnu::always_inline]] inline Pack<kCount> map(Function f, const Pack<kCount>& first,
+                                               const Packs&... others) {
   Pack<kCount> result;
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) result.at[i] = f(first.at[i], others.at[i]...);
@@ -97,8 +98,9 @@ class Exp2 {
 #if defined(__AVX512F__)
   // 2^(sixteenths + rest), where adding the magic number made `shifted` and `sixteenths`.
   template <int kCount>
-  Pack<kCount> finish(const Pack<kCount>& shifted, const Pack<kCount>& sixteenths,
-                      const Pack<kCount>& rest) const {
+  [[gnu::always_inline]] Pack<kCount> finish(const Pack<kCount>& shifted,
+                                             const Pack<kCount>& sixteenths,
+                                             const Pack<kCount>& rest) const {
     const Pack<kCount> power = map([&](F32 s) { return entry(s); }, shifted);
     const Pack<kCount> square = map([&](F32 r) { return multiply_add(cubic_, r, square_); }, rest);
     const Pack<kCount> slope =
@@ -150,7 +152,7 @@ inline F32 product_error(F32 a, float b, F32 product) {
 // eˣ. x·log2 e is kept as a rounded part and an exact rest, as its own rounding would be an error
 // of x·6e-8.
 template <int kCount>
-inline Pack<kCount> exp(const Pack<kCount>& x) {
+[[gnu::always_inline]] inline Pack<kCount> exp(const Pack<kCount>& x) {
 #if defined(__AVX512F__)
   const Exp2 power;
   const F32 log2e = broadcast(kLog2E);
@@ -177,7 +179,7 @@ inline Pack<kCount> exp(const Pack<kCount>& x) {
 // 1/x for 1e-37 < x < 1e37, to about one unit in the last place; a division occupies its unit for a
 // dozen cycles.
 template <int kCount>
-inline Pack<kCount> reciprocal(const Pack<kCount>& x) {
+[[gnu::always_inline]] inline Pack<kCount> reciprocal(const Pack<kCount>& x) {
 #if defined(__AVX512F__)
   const Pack<kCount> guess = map(
       [](F32 v) { return reinterpret_cast<F32>(_mm512_rcp14_ps(reinterpret_cast<__m512>(v))); }, x);
@@ -191,12 +193,14 @@ inline Pack<kCount> reciprocal(const Pack<kCount>& x) {
 
 // 1/(1 + e⁻ˣ). Below −80 it is e⁻⁸⁰, so that the power stays finite.
 template <int kCount>
-inline Pack<kCount> sigmoid(const Pack<kCount>& x) {
+[[gnu::always_inline]] inline Pack<kCount> sigmoid(const Pack<kCount>& x) {
   const Pack<kCount> power = exp(map([](F32 v) { return v < -80.0F ? broadcast(80.0F) : -v; }, x));
   return reciprocal(map([](F32 p) { return 1.0F + p; }, power));
 }
 
 // The derivative of x·σ(x), with s = σ(x).
-inline F32 silu_slope(F32 x, F32 s) { return s * multiply_add(x, 1.0F - s, broadcast(1.0F)); }
+[[gnu::always_inline]] inline F32 silu_slope(F32 x, F32 s) {
+  return s * multiply_add(x, 1.0F - s, broadcast(1.0F));
+}
 
 }  // namespace sidewinder::SIDEWINDER_ISA

@@ -258,24 +258,31 @@ void finish(const ScanBackwardItem& item, const Strip<T>& strip, F32 skip, const
   const ScanGroup& in = item.in;
   F32 dd = {};
   F32 ddelta_bias = {};
-  for (int t = 0; t < strip.tokens; ++t) {
-    const F32 u = load_strip(strip.u + t * in.u_stride, strip.count);
-    const F32 dy = tile.dy[t];
-    const F32 du = multiply_add(tile.delta[t], tile.q[t], skip * dy);
-    const F32 ddelta =
-        multiply_add(u, tile.q[t], tile.exponent[t] * broadcast(kLn2)) * tile.slope[t];
-    store_strip(strip.du + t * item.du_stride, du, strip.count);
-    store_strip(strip.ddelta + t * item.ddelta_stride, ddelta, strip.count);
-    dd = multiply_add(dy, u, dd);
-    ddelta_bias += ddelta;
+  for_each_pack(strip.tokens, [&](auto pack, int t) {
+    const auto u = load_rows(pack, strip.u, in.u_stride, t, strip.count);
+    const auto dy = load_rows(pack, tile.dy, t);
+    const auto q = load_rows(pack, tile.q, t);
+    const auto du = map([&](F32 delta, F32 v, F32 g) { return multiply_add(delta, v, skip * g); },
+                        load_rows(pack, tile.delta, t), q, dy);
+    store_rows(strip.du, item.du_stride, t, strip.count, du);
+    const auto ddelta =
+        map([](F32 v, F32 w, F32 e,
+               F32 slope) { return multiply_add(v, w, e * broadcast(kLn2)) * slope; },
+            u, q, load_rows(pack, tile.exponent, t), load_rows(pack, tile.slope, t));
+    store_rows(strip.ddelta, item.ddelta_stride, t, strip.count, ddelta);
+    for (const F32 value : map([](F32 g, F32 v) { return g * v; }, dy, u).at) dd += value;
+    for (const F32 value : ddelta.at) ddelta_bias += value;
     if (strip.z != nullptr) {
-      const F32 z = load_strip(strip.z + t * in.z_stride, strip.count);
-      const F32 dout = load_strip(strip.dout + t * item.dout_stride, strip.count);
-      const F32 y = multiply_add(skip, u, tile.y[t]);
-      store_strip(strip.dz + t * item.dz_stride, dout * y * silu_slope(z, tile.gate[t]),
-                  strip.count);
+      const auto z = load_rows(pack, strip.z, in.z_stride, t, strip.count);
+      const auto dout = load_rows(pack, strip.dout, item.dout_stride, t, strip.count);
+      const auto y = map([&](F32 v, F32 sum) { return multiply_add(skip, v, sum); }, u,
+                         load_rows(pack, tile.y, t));
+      const auto slope =
+          map([](F32 v, F32 s) { return silu_slope(v, s); }, z, load_rows(pack, tile.gate, t));
+      store_rows(strip.dz, item.dz_stride, t, strip.count,
+                 map([](F32 g, F32 v, F32 s) { return g * v * s; }, dout, y, slope));
     }
-  }
+  });
   *sums.dd += dd;
   *sums.ddelta_bias += ddelta_bias;
 }

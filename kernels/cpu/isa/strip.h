@@ -14,11 +14,11 @@ inline int strip_count(int channels, int strip) {
 
 // The lanes past `count` read as zero and are not written.
 template <typename T>
-inline F32 load_strip(const T* p, int count) {
+[[gnu::always_inline]] inline F32 load_strip(const T* p, int count) {
   return count == kLanes ? load(p) : load_partial(p, count);
 }
 template <typename T>
-inline void store_strip(T* p, F32 value, int count) {
+[[gnu::always_inline]] inline void store_strip(T* p, F32 value, int count) {
   if (count == kLanes) {
     store(p, value);
   } else {
@@ -45,7 +45,7 @@ constexpr int kTogether = 4;
 
 // Calls of(Pack size, t) for the tokens [0, tokens), kTogether at a time and the rest one by one.
 template <typename Of>
-inline void for_each_pack(int tokens, Of&& of) {
+[[gnu::always_inline]] inline void for_each_pack(int tokens, Of&& of) {
   int t = 0;
   for (; t + kTogether <= tokens; t += kTogether) of(Pack<kTogether>{}, t);
   for (; t < tokens; ++t) of(Pack<1>{}, t);
@@ -53,26 +53,29 @@ inline void for_each_pack(int tokens, Of&& of) {
 
 // Rows t, t + 1, … of a strip, or of a buffer with a vector per token.
 template <typename T, int kCount>
-inline Pack<kCount> load_rows(const Pack<kCount>&, const T* p, int64_t stride, int t, int count) {
+[[gnu::always_inline]] inline Pack<kCount> load_rows(const Pack<kCount>&, const T* p,
+                                                     int64_t stride, int t, int count) {
   Pack<kCount> rows;
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) rows.at[i] = load_strip(p + (t + i) * stride, count);
   return rows;
 }
 template <typename T, int kCount>
-inline void store_rows(T* p, int64_t stride, int t, int count, const Pack<kCount>& rows) {
+[[gnu::always_inline]] inline void store_rows(T* p, int64_t stride, int t, int count,
+                                              const Pack<kCount>& rows) {
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) store_strip(p + (t + i) * stride, rows.at[i], count);
 }
 template <int kCount>
-inline Pack<kCount> load_rows(const Pack<kCount>&, const F32* buffer, int t) {
+[[gnu::always_inline]] inline Pack<kCount> load_rows(const Pack<kCount>&, const F32* buffer,
+                                                     int t) {
   Pack<kCount> rows;
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) rows.at[i] = buffer[t + i];
   return rows;
 }
 template <int kCount>
-inline void store_rows(F32* buffer, int t, const Pack<kCount>& rows) {
+[[gnu::always_inline]] inline void store_rows(F32* buffer, int t, const Pack<kCount>& rows) {
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) buffer[t + i] = rows.at[i];
 }
