@@ -11,8 +11,8 @@ namespace sidewinder::cpu {
 namespace {
 
 // A work item: so many tokens of a row, so many channels.
-constexpr int64_t kBlockTokens = 256;
-constexpr int64_t kGroupChannels = 128;
+constexpr int64_t kBlockTokens = 512;
+constexpr int64_t kGroupChannels = kConvGroup;
 // Below this many elements, waking other threads takes longer than the work.
 constexpr int64_t kSmall = 50'000;
 
@@ -77,10 +77,14 @@ ConvBlock block_of(const Item& item, const Tensor& x, const Tensor& weight, cons
   };
 }
 
-float element(const Tensor& x, int64_t row, int64_t column) {
-  const void* p = pointer_at(x, row, column);
-  return x.dtype() == Dtype::bf16 ? static_cast<float>(*static_cast<const Bf16*>(p))
-                                  : *static_cast<const float*>(p);
+void widen_row(const Tensor& x, int64_t row, float* target) {
+  const int64_t count = x.width();
+  if (x.dtype() == Dtype::f32) {
+    std::copy_n(floats_at(x, row, 0), count, target);
+    return;
+  }
+  const Bf16* source = static_cast<const Bf16*>(pointer_at(x, row, 0));
+  for (int64_t i = 0; i < count; ++i) target[i] = static_cast<float>(source[i]);
 }
 
 // The last W − 1 inputs of each row's last document.
@@ -95,12 +99,12 @@ void keep_final_state(const CausalConvArgs& args, const Resets& resets) {
     for (int64_t i = 0; i < kept; ++i) {
       const int64_t offset = layout.row_length - kept + i;  // in the row
       float* target = floats_at(args.final_state, row, i * channels);
-      for (int64_t c = 0; c < channels; ++c) {
-        if (offset >= begin) {
-          target[c] = element(args.x, row * layout.row_length + offset, c);
-        } else {
-          target[c] = continues ? floats_at(args.initial, row, (offset + kept) * channels)[c] : 0;
-        }
+      if (offset >= begin) {
+        widen_row(args.x, row * layout.row_length + offset, target);
+      } else if (continues) {
+        std::copy_n(floats_at(args.initial, row, (offset + kept) * channels), channels, target);
+      } else {
+        std::fill_n(target, channels, 0.0F);
       }
     }
   }

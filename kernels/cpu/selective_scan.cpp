@@ -18,8 +18,9 @@ static_assert(kScanTile == kScanChunk);
 // dc, so that groups are wider there.
 constexpr int64_t kForwardGroup = 64;
 constexpr int64_t kBackwardGroup = 128;
-// Tokens whose partial sums of db and dc exist at a time.
+// Tokens whose partial sums of db and dc exist at a time, and rows whose other sums do.
 constexpr int64_t kWaveTokens = 4096;
+constexpr int64_t kWaveRows = 32;
 // Below this many state steps, waking other threads takes longer than the work.
 constexpr int64_t kSmall = 100'000;
 
@@ -79,12 +80,12 @@ class BackwardWave {
         padded_((states_ + kScanStatePadding - 1) / kScanStatePadding * kScanStatePadding),
         groups_((channels_ + kBackwardGroup - 1) / kBackwardGroup),
         group_sums_(loops_.sums(static_cast<int>(kBackwardGroup), static_cast<int>(states_))),
-        rows_(std::clamp<int64_t>(kWaveTokens / args.layout.row_length, 1,
-                                  std::max<int64_t>(args.layout.rows, 1))),
+        rows_(std::min(std::clamp<int64_t>(kWaveTokens / args.layout.row_length, 1, kWaveRows),
+                       args.layout.rows)),
         chunks_(std::min(kWaveTokens / kScanChunk, chunks_per_row(args.layout))),
+        row_tokens_(std::min(chunks_ * kScanChunk, args.layout.row_length)),
         sums_(Tensor::empty({rows_ * groups_, group_sums_}, Dtype::f32)),
-        partials_(Tensor::empty({rows_ * groups_, chunks_ * kScanChunk, 2 * padded_}, Dtype::f32)) {
-  }
+        partials_(Tensor::empty({rows_ * groups_, row_tokens_, 2 * padded_}, Dtype::f32)) {}
 
   void run() {
     const int64_t num_chunks = chunks_per_row(args_.layout);
@@ -195,8 +196,8 @@ class BackwardWave {
   const Resets& resets_;
   const ScanLoops& loops_;
   int64_t channels_, states_, padded_, groups_;
-  int64_t group_sums_;     // floats per row and group
-  int64_t rows_, chunks_;  // of a wave
+  int64_t group_sums_;                  // floats per row and group
+  int64_t rows_, chunks_, row_tokens_;  // of a wave
   Tensor sums_, partials_;
 };
 

@@ -11,6 +11,8 @@ namespace sidewinder {
 
 // Activations point at the row's first token and the group's first channel; strides are in
 // elements.
+inline constexpr int kConvGroup = 128;  // the most channels of a group
+
 struct ConvBlock {
   const void* x;
   const float* weight;   // [channels, width]

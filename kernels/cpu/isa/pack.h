@@ -10,7 +10,7 @@
 namespace sidewinder::SIDEWINDER_ISA {
 
 // a·b + c with one rounding where the level has it.
-inline F32 multiply_add(F32 a, F32 b, F32 c) {
+[[gnu::always_inline]] inline F32 multiply_add(F32 a, F32 b, F32 c) {
 #if defined(__AVX512F__)
   return reinterpret_cast<F32>(_mm512_fmadd_ps(
       reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
@@ -23,7 +23,7 @@ inline F32 multiply_add(F32 a, F32 b, F32 c) {
 }
 
 // a − b that is never fused with a product in a.
-inline F32 subtract(F32 a, F32 b) {
+[[gnu::always_inline]] inline F32 subtract(F32 a, F32 b) {
 #if defined(__AVX512F__)
   return reinterpret_cast<F32>(_mm512_sub_round_ps(
       reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _MM_FROUND_CUR_DIRECTION));
@@ -39,7 +39,8 @@ struct Pack {
 
 // f of each vector of the packs; lockstep is kept operation by operation where f is one operation.
 template <int kCount, typename Function, typename... Packs>
-inline Pack<kCount> map(Function f, const Pack<kCount>& first, const Packs&... others) {
+[[gnu::always_inline]] inline Pack<kCount> map(Function f, const Pack<kCount>& first,
+                                               const Packs&... others) {
   Pack<kCount> result;
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) result.at[i] = f(first.at[i], others.at[i]...);
@@ -52,10 +53,15 @@ alignas(64) inline constexpr float kSixteenths[16] = {
     1.0F,        1.04427378F, 1.09050773F, 1.13878863F, 1.18920712F, 1.24185781F,
     1.29683955F, 1.35425555F, 1.41421356F, 1.47682615F, 1.54221083F, 1.61049033F,
     1.68179283F, 1.75625216F, 1.83400809F, 1.91520656F};
+// Their bits less j·2^19: adding k·2^19, where k mod 16 = j, makes the bits of 2^(k/16).
+alignas(64) inline constexpr int32_t kSixteenthsLess[16] = {
+    0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+    0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
 #endif
 
-// 2^x to 1.5 units in the last place. Adding 1.5·2^19 rounds x to sixteenths, whose last four bits
-// select 2^(fraction) from a table; the rest, at most 1/32, takes a cubic.
+// 2^x to 1.5 units in the last place. Adding 1.5·2^19 rounds x to sixteenths; the last four bits of
+// their number select 2^(fraction) from a table, the others are the exponent. The rest, at most
+// 1/32, takes a cubic.
 class Exp2 {
  public:
   F32 operator()(F32 x) const {
@@ -68,11 +74,33 @@ class Exp2 {
 #endif
   }
 
+  // The same for |x| ≤ kNear, where the exponent can be added as an integer.
+  static constexpr float kNear = 125.0F;
+  F32 near(F32 x) const {
+#if defined(__AVX512F__)
+    const F32 shifted = x + magic_;
+    const F32 rest = subtract(x, subtract(shifted, magic_));
+    const __m512i bits = reinterpret_cast<__m512i>(shifted);
+    const __m512i less = _mm512_permutexvar_epi32(bits, _mm512_load_si512(kSixteenthsLess));
+    const F32 power = reinterpret_cast<F32>(_mm512_add_epi32(less, _mm512_slli_epi32(bits, 19)));
+    const F32 slope = multiply_add(multiply_add(cubic_, rest, square_), rest, linear_);
+    return multiply_add(rest * power, slope, power);
+#else
+    return exp2(x);
+#endif
+  }
+
+  template <bool kIsNear>
+  F32 raise(F32 x) const {
+    return kIsNear ? near(x) : (*this)(x);
+  }
+
 #if defined(__AVX512F__)
   // 2^(sixteenths + rest), where adding the magic number made `shifted` and `sixteenths`.
   template <int kCount>
-  Pack<kCount> finish(const Pack<kCount>& shifted, const Pack<kCount>& sixteenths,
-                      const Pack<kCount>& rest) const {
+  [[gnu::always_inline]] Pack<kCount> finish(const Pack<kCount>& shifted,
+                                             const Pack<kCount>& sixteenths,
+                                             const Pack<kCount>& rest) const {
     const Pack<kCount> power = map([&](F32 s) { return entry(s); }, shifted);
     const Pack<kCount> square = map([&](F32 r) { return multiply_add(cubic_, r, square_); }, rest);
     const Pack<kCount> slope =
@@ -85,9 +113,9 @@ class Exp2 {
   F32 magic() const { return magic_; }
 
  private:
-  F32 entry(F32 shifted) const {
-    return reinterpret_cast<F32>(_mm512_permutexvar_ps(reinterpret_cast<__m512i>(shifted),
-                                                       reinterpret_cast<__m512>(table_)));
+  static F32 entry(F32 shifted) {
+    return reinterpret_cast<F32>(
+        _mm512_permutexvar_ps(reinterpret_cast<__m512i>(shifted), _mm512_load_ps(kSixteenths)));
   }
   // a·2^⌊b⌋
   static F32 scale(F32 a, F32 b) {
@@ -95,7 +123,6 @@ class Exp2 {
         _mm512_scalef_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
   }
 
-  F32 table_ = load(kSixteenths);
   F32 magic_ = broadcast(786432.0F);
   F32 cubic_ = broadcast(5.5504109e-2F);
   F32 square_ = broadcast(2.4022651e-1F);
@@ -125,7 +152,7 @@ inline F32 product_error(F32 a, float b, F32 product) {
 // eˣ. x·log2 e is kept as a rounded part and an exact rest, as its own rounding would be an error
 // of x·6e-8.
 template <int kCount>
-inline Pack<kCount> exp(const Pack<kCount>& x) {
+[[gnu::always_inline]] inline Pack<kCount> exp(const Pack<kCount>& x) {
 #if defined(__AVX512F__)
   const Exp2 power;
   const F32 log2e = broadcast(kLog2E);
@@ -152,7 +179,7 @@ inline Pack<kCount> exp(const Pack<kCount>& x) {
 // 1/x for 1e-37 < x < 1e37, to about one unit in the last place; a division occupies its unit for a
 // dozen cycles.
 template <int kCount>
-inline Pack<kCount> reciprocal(const Pack<kCount>& x) {
+[[gnu::always_inline]] inline Pack<kCount> reciprocal(const Pack<kCount>& x) {
 #if defined(__AVX512F__)
   const Pack<kCount> guess = map(
       [](F32 v) { return reinterpret_cast<F32>(_mm512_rcp14_ps(reinterpret_cast<__m512>(v))); }, x);
@@ -166,12 +193,14 @@ inline Pack<kCount> reciprocal(const Pack<kCount>& x) {
 
 // 1/(1 + e⁻ˣ). Below −80 it is e⁻⁸⁰, so that the power stays finite.
 template <int kCount>
-inline Pack<kCount> sigmoid(const Pack<kCount>& x) {
+[[gnu::always_inline]] inline Pack<kCount> sigmoid(const Pack<kCount>& x) {
   const Pack<kCount> power = exp(map([](F32 v) { return v < -80.0F ? broadcast(80.0F) : -v; }, x));
   return reciprocal(map([](F32 p) { return 1.0F + p; }, power));
 }
 
 // The derivative of x·σ(x), with s = σ(x).
-inline F32 silu_slope(F32 x, F32 s) { return s * multiply_add(x, 1.0F - s, broadcast(1.0F)); }
+[[gnu::always_inline]] inline F32 silu_slope(F32 x, F32 s) {
+  return s * multiply_add(x, 1.0F - s, broadcast(1.0F));
+}
 
 }  // namespace sidewinder::SIDEWINDER_ISA

@@ -55,7 +55,7 @@ ForwardTile forward_tile(const ScanForwardItem& item) {
 }
 
 // States [n, n + kBlock) over tokens [begin, end).
-template <int kBlock>
+template <int kBlock, bool kNear>
 void scan_piece(const ForwardTile& tile, int begin, int end, bool fresh, int strip, int n,
                 RowPrefetch& prefetch) {
   const F32* rates = tile.rates + strip * tile.padded + n;
@@ -68,15 +68,17 @@ void scan_piece(const ForwardTile& tile, int begin, int end, bool fresh, int str
 #pragma GCC unroll 16
   for (int i = 0; i < kBlock; ++i) h[i] = fresh ? F32{} : states[i];
   for (int64_t t = begin; t < end; ++t, b += padded, c += padded) {
-    if (n == 0) prefetch.step<false>();
+    if (n == 0) prefetch.step();
     const F32 delta = tile.delta[t];
     const F32 input = tile.input[t];
     F32 even = n == 0 ? F32{} : tile.y[t];
     F32 odd = {};
 #pragma GCC unroll 16
     for (int i = 0; i < kBlock; i += 2) {
-      h[i] = next_state(exp2_of(delta * rates[i]) * h[i], input, b[i]);
-      h[i + 1] = next_state(exp2_of(delta * rates[i + 1]) * h[i + 1], input, b[i + 1]);
+      const F32 decay = exp2_of.raise<kNear>(delta * rates[i]);
+      const F32 decay_odd = exp2_of.raise<kNear>(delta * rates[i + 1]);
+      h[i] = next_state(decay * h[i], input, b[i]);
+      h[i + 1] = next_state(decay_odd * h[i + 1], input, b[i + 1]);
       even = multiply_add(h[i], broadcast(c[i]), even);
       odd = multiply_add(h[i + 1], broadcast(c[i + 1]), odd);
     }
@@ -84,6 +86,18 @@ void scan_piece(const ForwardTile& tile, int begin, int end, bool fresh, int str
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kBlock; ++i) states[i] = h[i];
+}
+
+template <bool kNear>
+void scan_states(const ForwardTile& tile, int begin, int end, bool fresh, int strip,
+                 RowPrefetch& prefetch) {
+  int n = 0;
+  for (; n + kWideBlock <= tile.padded; n += kWideBlock) {
+    scan_piece<kWideBlock, kNear>(tile, begin, end, fresh, strip, n, prefetch);
+  }
+  if (n < tile.padded) {
+    scan_piece<kNarrowBlock, kNear>(tile, begin, end, fresh, strip, n, prefetch);
+  }
 }
 
 // One strip of one tile: pointers are at the tile's first token and the strip's first channel.
@@ -107,10 +121,12 @@ struct Strip {
   int tokens;
 };
 
+// Returns the largest δ of each channel.
 template <typename T>
-void discretise(const ScanForwardItem& item, const Strip<T>& strip, F32 bias,
-                const ForwardTile& tile) {
+F32 discretise(const ScanForwardItem& item, const Strip<T>& strip, F32 bias,
+               const ForwardTile& tile) {
   const ScanGroup& in = item.in;
+  F32 largest = {};
   for_each_pack(strip.tokens, [&](auto pack, int t) {
     const auto raw = map([&](F32 v) { return v + bias; },
                          load_rows(pack, strip.delta, in.delta_stride, t, strip.count));
@@ -118,7 +134,9 @@ void discretise(const ScanForwardItem& item, const Strip<T>& strip, F32 bias,
     const auto u = load_rows(pack, strip.u, in.u_stride, t, strip.count);
     store_rows(tile.delta, t, delta);
     store_rows(tile.input, t, map([](F32 d, F32 v) { return d * v; }, delta, u));
+    for (const F32 value : delta.at) largest = max(largest, value);
   });
+  return largest;
 }
 
 template <typename T>
@@ -138,7 +156,7 @@ void finish(const ScanForwardItem& item, const Strip<T>& strip, F32 skip, const 
 template <typename T>
 RowPrefetch next_tile(const ScanForwardItem& item, int64_t origin) {
   constexpr int64_t kSize = sizeof(T);
-  RowPrefetch prefetch(item.in.channels * kSize, kLanes * kSize);
+  RowPrefetch prefetch(item.scratch, item.in.channels * kSize, kLanes * kSize);
   if (origin + kScanTile > item.in.row_length) return prefetch;
   const auto add = [&](const void* p, int64_t stride) {
     if (p != nullptr) prefetch.add(static_cast<const T*>(p) + origin * stride, stride * kSize);
@@ -167,11 +185,10 @@ void forward_of(const ScanForwardItem& item) {
     }
   }
 
-  int64_t first_reset = 0;
   for (int64_t origin = 0; origin < in.row_length; origin += kScanTile) {
     const int64_t left = in.row_length - origin;
     const int tokens = left < kScanTile ? static_cast<int>(left) : kScanTile;
-    while (first_reset < in.num_resets && in.resets[first_reset] < origin) ++first_reset;
+    const int64_t first_reset = first_reset_from(in.resets, in.num_resets, origin);
     load_projection(static_cast<const T*>(in.b) + origin * in.b_stride, in.b_stride, tokens,
                     in.states, tile.b);
     load_projection(static_cast<const T*>(in.c) + origin * in.c_stride, in.c_stride, tokens,
@@ -185,14 +202,17 @@ void forward_of(const ScanForwardItem& item) {
       }
 
       const Strip<T> strip(item, origin, tokens, s);
-      discretise(item, strip, load_strip(in.delta_bias + s * kLanes, strip.count), tile);
+      const F32 largest_delta =
+          discretise(item, strip, load_strip(in.delta_bias + s * kLanes, strip.count), tile);
+      const bool near =
+          all_near(largest_delta, largest_rate(tile.rates + s * tile.padded, tile.padded));
 
       for_each_piece(in, first_reset, origin, tokens, [&](int begin, int end, bool fresh) {
-        int n = 0;
-        for (; n + kWideBlock <= tile.padded; n += kWideBlock) {
-          scan_piece<kWideBlock>(tile, begin, end, fresh, s, n, prefetch);
+        if (near) {
+          scan_states<true>(tile, begin, end, fresh, s, prefetch);
+        } else {
+          scan_states<false>(tile, begin, end, fresh, s, prefetch);
         }
-        if (n < tile.padded) scan_piece<kNarrowBlock>(tile, begin, end, fresh, s, n, prefetch);
       });
 
       finish(item, strip, load_strip(in.d + s * kLanes, strip.count), tile);

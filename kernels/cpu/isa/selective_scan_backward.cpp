@@ -85,7 +85,7 @@ struct Piece {
 };
 
 // Rebuilds the states onto the tape; adds c·h to y.
-template <bool kGated>
+template <bool kGated, bool kNear>
 void record_piece(const BackwardTile& tile, const Piece& piece, RowPrefetch& prefetch) {
   const F32* rates = piece.rates;
   F32* states = tile.states + piece.n;
@@ -98,13 +98,13 @@ void record_piece(const BackwardTile& tile, const Piece& piece, RowPrefetch& pre
 #pragma GCC unroll 8
   for (int i = 0; i < kBlock; ++i) h[i] = piece.fresh ? F32{} : states[i];
   for (int64_t t = piece.begin; t < piece.end; ++t, b += padded, c += padded, tape += kBlock) {
-    if (piece.n == 0) prefetch.step<false>();
+    if (piece.n == 0) prefetch.step();
     const F32 delta = tile.delta[t];
     const F32 input = tile.input[t];
     F32 y = piece.n == 0 ? F32{} : tile.y[t];
 #pragma GCC unroll 8
     for (int i = 0; i < kBlock; ++i) {
-      const F32 decay = exp2_of(delta * rates[i]);
+      const F32 decay = exp2_of.raise<kNear>(delta * rates[i]);
       const F32 decayed = decay * h[i];
       tape[i] = {decay, decayed};
       h[i] = next_state(decayed, input, b[i]);
@@ -153,7 +153,7 @@ void sweep_piece(const BackwardTile& tile, const Piece& piece, const StripSums& 
     da[i] = F32{};
   }
   for (int64_t t = piece.end - 1; t >= piece.begin; --t) {
-    if (piece.n == 0) prefetch.step<true>();
+    if (piece.n == 0) prefetch.step();
     b -= padded;
     c -= padded;
     tape -= kBlock;
@@ -222,10 +222,12 @@ Strip<T> strip_at(const ScanBackwardItem& item, int64_t origin, int tokens, int 
           tokens};
 }
 
+// Returns the largest δ of each channel.
 template <typename T>
-void prepare(const ScanBackwardItem& item, const Strip<T>& strip, F32 bias,
-             const BackwardTile& tile) {
+F32 prepare(const ScanBackwardItem& item, const Strip<T>& strip, F32 bias,
+            const BackwardTile& tile) {
   const ScanGroup& in = item.in;
+  F32 largest = {};
   for_each_pack(strip.tokens, [&](auto pack, int t) {
     const auto raw = map([&](F32 v) { return v + bias; },
                          load_rows(pack, strip.delta, in.delta_stride, t, strip.count));
@@ -235,6 +237,7 @@ void prepare(const ScanBackwardItem& item, const Strip<T>& strip, F32 bias,
     store_rows(tile.input, t,
                map([](F32 d, F32 u) { return d * u; }, delta.value,
                    load_rows(pack, strip.u, in.u_stride, t, strip.count)));
+    for (const F32 value : delta.value.at) largest = max(largest, value);
   });
   for_each_pack(strip.tokens, [&](auto pack, int t) {
     auto dy = load_rows(pack, strip.dout, item.dout_stride, t, strip.count);
@@ -246,6 +249,7 @@ void prepare(const ScanBackwardItem& item, const Strip<T>& strip, F32 bias,
     }
     store_rows(tile.dy, t, dy);
   });
+  return largest;
 }
 
 template <typename T>
@@ -254,24 +258,31 @@ void finish(const ScanBackwardItem& item, const Strip<T>& strip, F32 skip, const
   const ScanGroup& in = item.in;
   F32 dd = {};
   F32 ddelta_bias = {};
-  for (int t = 0; t < strip.tokens; ++t) {
-    const F32 u = load_strip(strip.u + t * in.u_stride, strip.count);
-    const F32 dy = tile.dy[t];
-    const F32 du = multiply_add(tile.delta[t], tile.q[t], skip * dy);
-    const F32 ddelta =
-        multiply_add(u, tile.q[t], tile.exponent[t] * broadcast(kLn2)) * tile.slope[t];
-    store_strip(strip.du + t * item.du_stride, du, strip.count);
-    store_strip(strip.ddelta + t * item.ddelta_stride, ddelta, strip.count);
-    dd = multiply_add(dy, u, dd);
-    ddelta_bias += ddelta;
+  for_each_pack(strip.tokens, [&](auto pack, int t) {
+    const auto u = load_rows(pack, strip.u, in.u_stride, t, strip.count);
+    const auto dy = load_rows(pack, tile.dy, t);
+    const auto q = load_rows(pack, tile.q, t);
+    const auto du = map([&](F32 delta, F32 v, F32 g) { return multiply_add(delta, v, skip * g); },
+                        load_rows(pack, tile.delta, t), q, dy);
+    store_rows(strip.du, item.du_stride, t, strip.count, du);
+    const auto ddelta =
+        map([](F32 v, F32 w, F32 e,
+               F32 slope) { return multiply_add(v, w, e * broadcast(kLn2)) * slope; },
+            u, q, load_rows(pack, tile.exponent, t), load_rows(pack, tile.slope, t));
+    store_rows(strip.ddelta, item.ddelta_stride, t, strip.count, ddelta);
+    for (const F32 value : map([](F32 g, F32 v) { return g * v; }, dy, u).at) dd += value;
+    for (const F32 value : ddelta.at) ddelta_bias += value;
     if (strip.z != nullptr) {
-      const F32 z = load_strip(strip.z + t * in.z_stride, strip.count);
-      const F32 dout = load_strip(strip.dout + t * item.dout_stride, strip.count);
-      const F32 y = multiply_add(skip, u, tile.y[t]);
-      store_strip(strip.dz + t * item.dz_stride, dout * y * silu_slope(z, tile.gate[t]),
-                  strip.count);
+      const auto z = load_rows(pack, strip.z, in.z_stride, t, strip.count);
+      const auto dout = load_rows(pack, strip.dout, item.dout_stride, t, strip.count);
+      const auto y = map([&](F32 v, F32 sum) { return multiply_add(skip, v, sum); }, u,
+                         load_rows(pack, tile.y, t));
+      const auto slope =
+          map([](F32 v, F32 s) { return silu_slope(v, s); }, z, load_rows(pack, tile.gate, t));
+      store_rows(strip.dz, item.dz_stride, t, strip.count,
+                 map([](F32 g, F32 v, F32 s) { return g * v * s; }, dout, y, slope));
     }
-  }
+  });
   *sums.dd += dd;
   *sums.ddelta_bias += ddelta_bias;
 }
@@ -279,7 +290,7 @@ void finish(const ScanBackwardItem& item, const Strip<T>& strip, F32 skip, const
 template <typename T>
 RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, bool written) {
   constexpr int64_t kSize = sizeof(T);
-  RowPrefetch prefetch(item.in.channels * kSize, kLanes * kSize);
+  RowPrefetch prefetch(item.scratch, item.in.channels * kSize, kLanes * kSize);
   if (chunk < item.chunk_begin) return prefetch;
   const auto add = [&](const void* p, int64_t stride) {
     if (p == nullptr) return;
@@ -318,7 +329,7 @@ void backward_of(const ScanBackwardItem& item) {
     const int64_t origin = chunk * kScanTile;
     const int64_t left = in.row_length - origin;
     const int tokens = left < kScanTile ? static_cast<int>(left) : kScanTile;
-    const int64_t first_reset = first_reset_from(in, origin);
+    const int64_t first_reset = first_reset_from(in.resets, in.num_resets, origin);
     load_projection(static_cast<const T*>(in.b) + origin * in.b_stride, in.b_stride, tokens,
                     in.states, tile.b);
     load_projection(static_cast<const T*>(in.c) + origin * in.c_stride, in.c_stride, tokens,
@@ -332,14 +343,18 @@ void backward_of(const ScanBackwardItem& item) {
       const F32* rates = tile.rates + s * padded;
       load_states(item.chunk_states + chunk * item.chunk_stride + s * kLanes * in.states, in.states,
                   strip.count, in.states, 1.0F, tile.states);
-      prepare(item, strip, load_strip(in.delta_bias + s * kLanes, strip.count), tile);
+      const F32 largest_delta =
+          prepare(item, strip, load_strip(in.delta_bias + s * kLanes, strip.count), tile);
+      const bool near = all_near(largest_delta, largest_rate(rates, padded));
       for (int n = 0; n < padded; n += kBlock) {
         for_each_piece(in, first_reset, origin, tokens, [&](int begin, int end, bool fresh) {
           const Piece piece = {begin, end, fresh, n, rates + n};
           if (in.z != nullptr) {
-            record_piece<true>(tile, piece, reads);
+            near ? record_piece<true, true>(tile, piece, reads)
+                 : record_piece<true, false>(tile, piece, reads);
           } else {
-            record_piece<false>(tile, piece, reads);
+            near ? record_piece<false, true>(tile, piece, reads)
+                 : record_piece<false, false>(tile, piece, reads);
           }
         });
         for_each_piece_backward(in, first_reset, origin, tokens,

@@ -3,6 +3,7 @@
 // states in memory and in vectors, and the pieces of a tile between document starts.
 
 #include "kernels/cpu/isa/pack.h"
+#include "kernels/cpu/isa/row_prefetch.h"
 #include "kernels/cpu/isa/selective_scan.h"
 #include "kernels/cpu/isa/strip.h"
 #include "kernels/cpu/isa/transpose.h"
@@ -19,7 +20,7 @@ inline int padded_states(int states) {
 
 // The state after a token, from the decayed one before it. Fused explicitly: the forward and the
 // backward pass must compute the same state.
-inline F32 next_state(F32 decayed, F32 input, float b) {
+[[gnu::always_inline]] inline F32 next_state(F32 decayed, F32 input, float b) {
   return multiply_add(input, broadcast(b), decayed);
 }
 
@@ -32,7 +33,7 @@ struct Softplus {
 // With y = e^−|x| and s = y/(2 + y):  softplus(x) = max(x, 0) + log1p(y),  log1p(y) = 2·artanh(s),
 // an odd polynomial of s ≤ 1/3 (relative error 4e-9). Above 20 it is the identity by rounding.
 template <int kCount>
-inline Softplus<kCount> softplus(const Pack<kCount>& x) {
+[[gnu::always_inline]] inline Softplus<kCount> softplus(const Pack<kCount>& x) {
   const Pack<kCount> y = exp(map([](F32 v) { return v > 0.0F ? -v : v; }, x));
   const Pack<kCount> s = map([](F32 v, F32 r) { return v * r; }, y,
                              reciprocal(map([](F32 v) { return 2.0F + v; }, y)));
@@ -49,81 +50,17 @@ inline Softplus<kCount> softplus(const Pack<kCount>& x) {
           map([](F32 r, F32 v, F32 i) { return r > 0.0F ? i : v * i; }, x, y, inverse)};
 }
 
-// Tokens whose chains of operations run side by side.
-constexpr int kTogether = 4;
-
-// Calls of(Pack size, t) for the tokens [0, tokens), kTogether at a time and the rest one by one.
-template <typename Of>
-inline void for_each_pack(int tokens, Of&& of) {
-  int t = 0;
-  for (; t + kTogether <= tokens; t += kTogether) of(Pack<kTogether>{}, t);
-  for (; t < tokens; ++t) of(Pack<1>{}, t);
+// The largest |rate| of each channel: where δ times it stays below Exp2::kNear, decays need no
+// care.
+inline F32 largest_rate(const F32* rates, int padded) {
+  F32 largest = {};
+  for (int n = 0; n < padded; ++n) largest = max(largest, max(rates[n], -rates[n]));
+  return largest;
 }
-
-// Rows t, t + 1, … of a strip, or of a buffer of a tile.
-template <typename T, int kCount>
-inline Pack<kCount> load_rows(const Pack<kCount>&, const T* p, int64_t stride, int t, int count) {
-  Pack<kCount> rows;
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) rows.at[i] = load_strip(p + (t + i) * stride, count);
-  return rows;
+inline bool all_near(F32 largest_delta, F32 rate) {
+  const F32 far = largest_delta * rate < Exp2::kNear ? F32{} : broadcast(1.0F);  // 1 where NaN
+  return max_lanes(far) == 0.0F;
 }
-template <typename T, int kCount>
-inline void store_rows(T* p, int64_t stride, int t, int count, const Pack<kCount>& rows) {
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) store_strip(p + (t + i) * stride, rows.at[i], count);
-}
-template <int kCount>
-inline Pack<kCount> load_rows(const Pack<kCount>&, const F32* buffer, int t) {
-  Pack<kCount> rows;
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) rows.at[i] = buffer[t + i];
-  return rows;
-}
-template <int kCount>
-inline void store_rows(F32* buffer, int t, const Pack<kCount>& rows) {
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) buffer[t + i] = rows.at[i];
-}
-
-// Asks for the rows of the next tile, one line of each tensor at a step, while this tile is worked
-// on. Rows are kilobytes apart, so that the hardware does not foresee them, and a burst of requests
-// would stall the core.
-class RowPrefetch {
- public:
-  static constexpr int kMost = 4;
-
-  // Strips of `row_bytes` bytes are walked `strip_bytes` at a step.
-  RowPrefetch(int64_t row_bytes, int64_t strip_bytes)
-      : row_bytes_(row_bytes), strip_bytes_(strip_bytes) {}
-
-  void add(const void* first_row, int64_t stride_bytes) {
-    if (first_row == nullptr) return;
-    row_[count_] = static_cast<const char*>(first_row);
-    stride_[count_] = stride_bytes;
-    ++count_;
-  }
-
-  template <bool kForWriting>
-  void step() {
-    if (offset_ % 64 < strip_bytes_) {
-      for (int i = 0; i < count_; ++i) {
-        __builtin_prefetch(row_[i] + offset_, kForWriting ? 1 : 0, 2);
-      }
-    }
-    offset_ += strip_bytes_;
-    if (offset_ < row_bytes_) return;
-    offset_ = 0;
-    for (int i = 0; i < count_; ++i) row_[i] += stride_[i];
-  }
-
- private:
-  int64_t row_bytes_, strip_bytes_;
-  int64_t offset_ = 0;
-  int count_ = 0;
-  const char* row_[kMost];
-  int64_t stride_[kMost];
-};
 
 // Between [channels, states] in memory and vectors over the channels of a strip, one per state.
 inline void load_states(const float* p, int64_t stride, int count, int states, float scale,
@@ -200,19 +137,6 @@ inline void for_each_piece_backward(const ScanGroup& in, int64_t first, int64_t 
     end = reset;
   }
   if (end > 0) piece(0, end, false);
-}
-
-inline int64_t first_reset_from(const ScanGroup& in, int64_t origin) {
-  int64_t low = 0;
-  for (int64_t high = in.num_resets; low < high;) {
-    const int64_t middle = (low + high) / 2;
-    if (in.resets[middle] < origin) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
 }
 
 }  // namespace sidewinder::SIDEWINDER_ISA
