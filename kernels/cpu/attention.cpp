@@ -19,14 +19,14 @@
 namespace sidewinder {
 namespace {
 
-constexpr int64_t kForwardLanesPerItem = 480;
+constexpr int64_t kForwardLanesPerItem = 960;
 constexpr int64_t kForwardBlockWords = 1 << 16;   // packed keys and values: 256 KiB
 constexpr int64_t kBackwardBlockWords = 1 << 17;  // and their gradients: 512 KiB
 // Key heads are work items of the backward pass; with fewer than these, keys are split further.
 constexpr int64_t kBackwardItems = 4;
 
+constexpr float kNoScore = -1e30F;  // the maximum of lanes that have seen no key
 constexpr float kLog2E = 1.44269504088896340736F;
-constexpr float kLn2 = 0.69314718055994530942F;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -219,8 +219,9 @@ class Forward {
       tile.sum = workspace_.take(tile_lanes_);
       sizes.functions.pack_transposed(queries, tile.first_lane, tile.lanes, tile_lanes_,
                                       tile.queries, tile_lanes_);
+      if (args.scale < 0) negate(tile.queries, sizes.steps * tile_lanes_);
       std::fill_n(tile.out, sizes.value_stride * tile_lanes_, 0.0F);
-      std::fill_n(tile.largest, tile_lanes_, -1e30F);
+      std::fill_n(tile.largest, tile_lanes_, kNoScore);
       std::fill_n(tile.sum, tile_lanes_, 0.0F);
       tiles_.push_back(tile);
     }
@@ -251,6 +252,17 @@ class Forward {
            num_tiles_ * tile;
   }
 
+  // Changes the sign of packed words, so that the scale need not be negative.
+  void negate(float* words, int64_t count) const {
+    const uint32_t signs = sizes_.pair == 2 ? 0x80008000U : 0x80000000U;
+    for (int64_t i = 0; i < count; ++i) {
+      uint32_t word;
+      std::memcpy(&word, words + i, sizeof word);
+      word ^= signs;
+      std::memcpy(words + i, &word, sizeof word);
+    }
+  }
+
   void visit(KeyRange block) {
     const int64_t count = std::min<int64_t>(block.end, document_.keys()) - block.begin;
     const int64_t padded = block.end - block.begin;
@@ -271,7 +283,7 @@ class Forward {
       work.values = values_;
       work.width = sizes_.width;
       work.value_width = sizes_.value_width;
-      work.score_scale = args_.scale * kLog2E;
+      work.score_scale = std::abs(args_.scale) * kLog2E;
       work.out = tile.out;
       work.largest = tile.largest;
       work.sum = tile.sum;
@@ -287,7 +299,7 @@ class Forward {
           static_cast<float*>(lse.data)[lane / lse.heads * lse.token_stride + lane % lse.heads];
       const float sum = tile.sum[i];
       result = sum == 0 ? -std::numeric_limits<float>::infinity()
-                        : tile.largest[i] * kLn2 + std::log(sum);
+                        : tile.largest[i] * std::abs(args_.scale) + std::log(sum);
       tile.sum[i] = sum == 0 ? 0.0F : 1.0F / sum;
     }
     sizes_.functions.store_columns(tile.out, tile_lanes_, tile.sum,

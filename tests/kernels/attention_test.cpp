@@ -309,6 +309,13 @@ TEST_P(AttentionPath, LargeScoresStayFinite) {
   for (const double value : actual.dk.values()) ASSERT_TRUE(std::isfinite(value));
 }
 
+TEST_P(AttentionPath, TheScaleMayHaveAnySign) {
+  for (const float scale : {-0.125F, 0.0F}) {
+    Problem p{.layout = packed(1, 80, {0, 30}), .heads = 1, .kv_heads = 1, .scale = scale};
+    expect_matches_reference(p, GetParam().dtype);
+  }
+}
+
 TEST_P(AttentionPath, WindowAsLongAsTheRowIsFullAttention) {
   Problem p{.layout = packed(1, 200, {0, 150}), .heads = 2, .kv_heads = 1};
   const Inputs inputs = random_inputs(p, GetParam().dtype);

@@ -221,21 +221,22 @@ void forward_keys(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
     float* column = scores + n * kLanes;
     const F32 scale = broadcast(tile.score_scale);
 
-    const F32 before = load(tile.largest + lane);
-    F32 top[2] = {before, before};
+    // The largest score before scaling; the scale is not negative.
+    F32 top[2] = {load(tile.largest + lane), load(tile.largest + lane)};
     for (int64_t i = 0; i < count; i += 2) {
       for (int j = 0; j < 2; ++j) {
-        const F32 score = load(column + (i + j) * kRow) * scale;
-        F32 candidate = max(score, top[j]);
+        F32 candidate = max(load(column + (i + j) * kRow), top[j]);
         if constexpr (kMasked) {
           candidate = select(sees(first, last, range.begin + i + j), candidate, top[j]);
         }
         top[j] = candidate;
       }
     }
-    const F32 now = max(top[0], top[1]);
-    rescale[n] = exp2(before - now);  // exactly 1 where nothing changed
-    store(tile.largest + lane, now);
+    const F32 largest = max(top[0], top[1]);
+    // Exactly 1 where nothing changed.
+    rescale[n] = exp2((load(tile.largest + lane) - largest) * scale);
+    store(tile.largest + lane, largest);
+    const F32 now = largest * scale;
 
     F32 sum[2] = {load(tile.sum + lane) * rescale[n], F32{}};
     for (int64_t i = 0; i < count; i += 2) {
@@ -526,7 +527,8 @@ void backward(const AttentionBackwardTile& tile) {
 
 // ---- Packing and storing
 
-// Walks along rows without dividing for each.
+// Walks along rows without dividing for each. Rows are a wide stride apart, which the hardware does
+// not foresee.
 template <typename T>
 class RowPointer {
  public:
@@ -535,7 +537,11 @@ class RowPointer {
         token_(static_cast<T*>(rows.data) + first / rows.heads * rows.token_stride),
         head_(first % rows.heads) {}
   T* next() {
+    constexpr int64_t kAhead = 24;
     T* const row = token_ + head_ * rows_.width;
+    for (int64_t i = 0; i < rows_.width; i += 64 / static_cast<int64_t>(sizeof(T))) {
+      __builtin_prefetch(row + kAhead * rows_.token_stride + i);
+    }
     if (++head_ == rows_.heads) {
       head_ = 0;
       token_ += rows_.token_stride;
@@ -584,8 +590,14 @@ void pack_transposed(const HeadRows& rows, int64_t first, int64_t count, int64_t
     for (int64_t j = 0; j < present; ++j) row[j] = next.next();
     for (int64_t word = 0; word < steps; word += kLanes) {
       F32 square[kLanes];
-      for (int64_t j = 0; j < kLanes; ++j) {
-        square[j] = j < present ? load_words<T, kPairs>(row[j], word, rows.width) : F32{};
+      if (present == kLanes) {
+        for (int64_t j = 0; j < kLanes; ++j) {
+          square[j] = load_words<T, kPairs>(row[j], word, rows.width);
+        }
+      } else {
+        for (int64_t j = 0; j < kLanes; ++j) {
+          square[j] = j < present ? load_words<T, kPairs>(row[j], word, rows.width) : F32{};
+        }
       }
       transpose(square);
       const int64_t here = smaller(kLanes, steps - word);

@@ -54,9 +54,9 @@ struct AttentionForwardTile {
   const float* values;  // row pairs [key / pair][value_stride]
   int64_t width;
   int64_t value_width;
-  float score_scale;  // scale · log2 e
+  float score_scale;  // scale · log2 e, not negative
   float* out;         // [value_stride][lanes] Σ P·v, added to
-  float* largest;     // [lanes] largest scaled score (base 2) so far
+  float* largest;     // [lanes] largest score so far, not scaled
   float* sum;         // [lanes] Σ P
 };
 
