@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/thread_pool.h"
@@ -20,13 +21,16 @@ namespace sidewinder {
 namespace {
 
 constexpr int64_t kForwardLanesPerItem = 960;
+constexpr int64_t kFewLanes = 4;                  // documents with no more are not worth a tile
 constexpr int64_t kForwardBlockWords = 1 << 16;   // packed keys and values: 256 KiB
 constexpr int64_t kBackwardBlockWords = 1 << 17;  // and their gradients: 512 KiB
 // Key heads are work items of the backward pass; with fewer than these, keys are split further.
 constexpr int64_t kBackwardItems = 4;
 
+constexpr int32_t kAnyKey = std::numeric_limits<int32_t>::max();
 constexpr float kNoScore = -1e30F;  // the maximum of lanes that have seen no key
 constexpr float kLog2E = 1.44269504088896340736F;
+constexpr float kLn2 = 0.69314718055994530942F;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -81,6 +85,14 @@ HeadRows statistic_rows(const Tensor& tensor, const Document& document, const He
 // Rows of k, v, dk, dv.
 HeadRows key_rows(const Tensor& tensor, const Document& document, const Heads& heads) {
   return rows_of(tensor, document.first_key, heads, 1, tensor.size(2));
+}
+
+float& statistic(const HeadRows& rows, int64_t lane) {
+  return static_cast<float*>(rows.data)[lane / rows.heads * rows.token_stride + lane % rows.heads];
+}
+// lse of probabilities that were summed relative to the largest score.
+float lse_of(float largest, float sum) {
+  return sum == 0 ? -std::numeric_limits<float>::infinity() : largest + std::log(sum);
 }
 
 // ---- Work space: pieces of one tensor
@@ -164,29 +176,82 @@ TileKeys visible_keys(const Document& document, AttentionPattern pattern, int64_
   return visible;
 }
 
-// Keys that a tile has to visit, relative to the document.
-KeyRange tile_span(const Document& document, AttentionPattern pattern, int64_t group,
-                   int64_t first_lane, int64_t lanes) {
-  const AttentionPattern::Span span = pattern.key_span(
-      document.past + first_lane / group, document.past + (first_lane + lanes - 1) / group);
-  const auto begin = static_cast<int32_t>(span.begin & ~int64_t{1});
-  const auto end = static_cast<int32_t>(round_up(std::max<int64_t>(0, span.end), 2));
-  return {std::min(begin, end), end};
-}
-
 KeyRange intersection(KeyRange a, KeyRange b) {
   const int32_t begin = std::max(a.begin, b.begin);
   return {begin, std::max(begin, std::min(a.end, b.end))};
 }
 bool is_empty(KeyRange range) { return range.begin >= range.end; }
 
+struct TileRange {
+  int64_t begin, end;
+};
+
+// The queries of one document and key/value head, cut into tiles of lanes.
+class QueryTiles {
+ public:
+  QueryTiles(const Document& document, AttentionPattern pattern, int64_t group, int64_t tile_lanes)
+      : document_(document),
+        pattern_(pattern),
+        group_(group),
+        tile_lanes_(tile_lanes),
+        lanes_(document.tokens * group) {}
+
+  int64_t count() const { return (lanes_ + tile_lanes_ - 1) / tile_lanes_; }
+  int64_t first_lane(int64_t tile) const { return tile * tile_lanes_; }
+  int64_t lanes(int64_t tile) const { return std::min(tile_lanes_, lanes_ - first_lane(tile)); }
+
+  // Keys that a tile has to visit, relative to the document; even bounds.
+  KeyRange span(int64_t tile) const {
+    const int64_t first = first_lane(tile);
+    const AttentionPattern::Span span = pattern_.key_span(
+        document_.past + first / group_, document_.past + (first + lanes(tile) - 1) / group_);
+    const auto begin = static_cast<int32_t>(span.begin & ~int64_t{1});
+    const auto end = static_cast<int32_t>(round_up(std::max<int64_t>(0, span.end), 2));
+    return {std::min(begin, end), end};
+  }
+
+  // The tiles that visit some key of `keys`. Bounds of spans grow with the tile.
+  TileRange seeing(KeyRange keys) const {
+    const auto first_where = [&](auto&& holds) {
+      int64_t low = 0;
+      int64_t high = count();
+      while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (holds(span(middle))) {
+          high = middle;
+        } else {
+          low = middle + 1;
+        }
+      }
+      return low;
+    };
+    const int64_t begin = first_where([&](KeyRange span) { return span.end > keys.begin; });
+    const int64_t end = first_where([&](KeyRange span) { return span.begin >= keys.end; });
+    return {begin, std::max(begin, end)};
+  }
+
+ private:
+  const Document& document_;
+  AttentionPattern pattern_;
+  int64_t group_;
+  int64_t tile_lanes_;
+  int64_t lanes_;
+};
+
+// So that the threads end together. Each item has its own results: the order changes no bits.
+template <typename Item>
+void largest_first(std::vector<Item>& items) {
+  std::stable_sort(items.begin(), items.end(),
+                   [](const Item& a, const Item& b) { return a.work > b.work; });
+}
+
 // ---- Forward
 
 struct ForwardItem {
   const Document* document;
   Heads heads;
-  int64_t first_lane;
-  int64_t lanes;
+  TileRange tiles;
+  int64_t work;  // tiles · keys
 };
 
 class Forward {
@@ -197,7 +262,6 @@ class Forward {
         item_(item),
         document_(*item.document),
         tile_lanes_(sizes.isa.forward_lanes),
-        num_tiles_((item.lanes + tile_lanes_ - 1) / tile_lanes_),
         block_(std::min(
             keys_per_block(kForwardBlockWords, sizes.steps + sizes.value_stride / sizes.pair),
             round_up(document_.keys(), 2))),
@@ -206,11 +270,12 @@ class Forward {
     keys_ = workspace_.take(sizes.steps * key_stride_);
     values_ = workspace_.take(block_ / sizes.pair * sizes.value_stride);
     const HeadRows queries = query_rows(args.q, document_, item.heads);
-    for (int64_t i = 0; i < num_tiles_; ++i) {
+    const QueryTiles tiles(document_, args.pattern, item.heads.group, tile_lanes_);
+    for (int64_t i = item.tiles.begin; i < item.tiles.end; ++i) {
       Tile tile;
-      tile.first_lane = item.first_lane + i * tile_lanes_;
-      tile.lanes = std::min(tile_lanes_, item.first_lane + item.lanes - tile.first_lane);
-      tile.span = tile_span(document_, args.pattern, item.heads.group, tile.first_lane, tile.lanes);
+      tile.first_lane = tiles.first_lane(i);
+      tile.lanes = tiles.lanes(i);
+      tile.span = tiles.span(i);
       tile.visible = visible_keys(document_, args.pattern, item.heads.group, tile.first_lane,
                                   tile.lanes, sizes.isa.vector_lanes);
       tile.queries = workspace_.take(sizes.steps * tile_lanes_);
@@ -249,7 +314,7 @@ class Forward {
     const int64_t tile = padded(sizes_.steps * tile_lanes_) +
                          padded(sizes_.value_stride * tile_lanes_) + 2 * padded(tile_lanes_);
     return padded(sizes_.steps * key_stride_) + padded(block_ / sizes_.pair * sizes_.value_stride) +
-           num_tiles_ * tile;
+           (item_.tiles.end - item_.tiles.begin) * tile;
   }
 
   // Changes the sign of packed words, so that the scale need not be negative.
@@ -294,12 +359,8 @@ class Forward {
   void store(const Tile& tile) const {
     const HeadRows lse = statistic_rows(args_.lse, document_, item_.heads);
     for (int64_t i = 0; i < tile.lanes; ++i) {
-      const int64_t lane = tile.first_lane + i;
-      float& result =
-          static_cast<float*>(lse.data)[lane / lse.heads * lse.token_stride + lane % lse.heads];
       const float sum = tile.sum[i];
-      result = sum == 0 ? -std::numeric_limits<float>::infinity()
-                        : tile.largest[i] * std::abs(args_.scale) + std::log(sum);
+      statistic(lse, tile.first_lane + i) = lse_of(tile.largest[i] * std::abs(args_.scale), sum);
       tile.sum[i] = sum == 0 ? 0.0F : 1.0F / sum;
     }
     sizes_.functions.store_columns(tile.out, tile_lanes_, tile.sum,
@@ -312,7 +373,6 @@ class Forward {
   const ForwardItem& item_;
   const Document& document_;
   int64_t tile_lanes_;
-  int64_t num_tiles_;
   int64_t block_;
   int64_t key_stride_;
   Workspace workspace_;
@@ -321,26 +381,66 @@ class Forward {
   std::vector<Tile> tiles_;
 };
 
+// A document of a few lanes, from the rows of keys and values themselves.
+void attention_few(const AttentionArgs& args, const Sizes& sizes, const ForwardItem& item) {
+  const Document& document = *item.document;
+  const int64_t lanes = document.tokens * item.heads.group;
+  KeyRange visible[kFewLanes];
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    const int64_t self = document.past + lane / item.heads.group;
+    visible[lane] = {static_cast<int32_t>(args.pattern.first_visible(0, self)),
+                     static_cast<int32_t>(self + 1)};
+  }
+  Workspace workspace(Workspace::padded(sizes.width_stride) +
+                      Workspace::padded(sizes.value_stride));
+  float largest[kFewLanes];
+  float sum[kFewLanes];
+  AttentionFewQueries few{};
+  few.queries = query_rows(args.q, document, item.heads);
+  few.out = query_rows(args.out, document, item.heads);
+  few.keys = key_rows(args.k, document, item.heads);
+  few.values = key_rows(args.v, document, item.heads);
+  few.lanes = lanes;
+  few.visible = visible;
+  few.score_scale = args.scale * kLog2E;
+  few.query = workspace.take(sizes.width_stride);
+  few.mixed = workspace.take(sizes.value_stride);
+  few.largest = largest;
+  few.sum = sum;
+  sizes.functions.few_queries(few);
+  const HeadRows lse = statistic_rows(args.lse, document, item.heads);
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    statistic(lse, lane) = lse_of(largest[lane] * kLn2, sum[lane]);
+  }
+}
+
 void attention_vectors(const AttentionArgs& args) {
   const Sizes sizes(args.q, args.v);
   const std::vector<Document> documents = documents_of(args.layout);
   const int64_t kv_heads = args.k.size(1);
   const int64_t group = args.q.size(1) / kv_heads;
-  const int64_t lanes_per_item =
-      std::max<int64_t>(1, kForwardLanesPerItem / sizes.isa.forward_lanes) *
-      sizes.isa.forward_lanes;
+  const int64_t tiles_per_item =
+      std::max<int64_t>(1, kForwardLanesPerItem / sizes.isa.forward_lanes);
   std::vector<ForwardItem> items;
   for (const Document& document : documents) {
-    const int64_t lanes = document.tokens * group;
-    for (int64_t first = 0; first < lanes; first += lanes_per_item) {
+    const QueryTiles tiles(document, args.pattern, group, sizes.isa.forward_lanes);
+    for (int64_t begin = 0; begin < tiles.count(); begin += tiles_per_item) {
+      const int64_t end = std::min(begin + tiles_per_item, tiles.count());
+      const int64_t keys = tiles.span(end - 1).end - tiles.span(begin).begin;
       for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
-        items.push_back(
-            {&document, {group, kv_head}, first, std::min(lanes_per_item, lanes - first)});
+        items.push_back({&document, {group, kv_head}, {begin, end}, (end - begin) * keys});
       }
     }
   }
-  parallel_for(static_cast<int64_t>(items.size()),
-               [&](int64_t i) { Forward(args, sizes, items[static_cast<size_t>(i)]).run(); });
+  largest_first(items);
+  parallel_for(static_cast<int64_t>(items.size()), [&](int64_t i) {
+    const ForwardItem& item = items[static_cast<size_t>(i)];
+    if (item.document->tokens * group <= kFewLanes) {
+      attention_few(args, sizes, item);
+    } else {
+      Forward(args, sizes, item).run();
+    }
+  });
 }
 
 // ---- Backward
@@ -354,8 +454,11 @@ void attention_vectors(const AttentionArgs& args) {
 struct BackwardItem {
   const Document* document;
   Heads heads;
-  KeyRange keys;         // even bounds
-  int64_t partial = -1;  // where the query gradients of this item begin, if keys are split
+  KeyRange keys;    // even bounds
+  TileRange tiles;  // that see them
+  int64_t work;     // tiles · keys
+  // Where the query gradients of these tiles are kept if keys are split, or −1.
+  int64_t partial = -1;
 };
 
 class Backward {
@@ -366,14 +469,15 @@ class Backward {
         sizes_(sizes),
         item_(item),
         document_(*item.document),
-        lanes_(document_.tokens * item.heads.group),
         tile_lanes_(sizes.isa.backward_lanes),
-        num_tiles_((lanes_ + tile_lanes_ - 1) / tile_lanes_),
+        tiles_(document_, args.pattern, item.heads.group, tile_lanes_),
         tile_floats_(sizes.width_stride * tile_lanes_),
         block_(std::min<int64_t>(block_keys(sizes), item.keys.end - item.keys.begin)),
         key_stride_(transposed_stride(block_)),
         partial_(partial),
-        slots_(partial == nullptr ? tiles_of_a_block() : num_tiles_),
+        slots_(partial == nullptr ? tiles_of_a_block() : item.tiles.end - item.tiles.begin),
+        next_new_(partial == nullptr ? 0 : item.tiles.begin),
+        next_unfinished_(next_new_),
         workspace_(floats()) {
     keys_ = workspace_.take(sizes.steps * key_stride_);
     key_pairs_ = workspace_.take(block_ / sizes.pair * sizes.width_stride);
@@ -386,7 +490,7 @@ class Backward {
     dout_pairs_ = workspace_.take(tile_lanes_ / sizes.pair * sizes.value_stride);
     lse_ = workspace_.take(tile_lanes_);
     scale_ = workspace_.take(tile_lanes_);
-    delta_ = workspace_.take(num_tiles_ * tile_lanes_);
+    delta_ = workspace_.take(slots_ * tile_lanes_);
     dquery_ = partial == nullptr ? workspace_.take(slots_ * tile_floats_) : partial;
     std::fill_n(scale_, tile_lanes_, args.scale);
   }
@@ -398,34 +502,24 @@ class Backward {
   }
 
   void run() {
-    int64_t without_keys = 0;
-    while (without_keys < num_tiles_ && is_empty(span_of(without_keys))) ++without_keys;
-    if (partial_ == nullptr) finish_tiles(without_keys);
-    for (int32_t begin = item_.keys.begin; begin < item_.keys.end;
-         begin += static_cast<int32_t>(block_)) {
-      visit({begin, static_cast<int32_t>(std::min<int64_t>(begin + block_, item_.keys.end))});
+    if (partial_ == nullptr) finish_tiles(tiles_.seeing({0, kAnyKey}).begin);
+    for (int64_t begin = item_.keys.begin; begin < item_.keys.end; begin += block_) {
+      visit(block_from(begin));
     }
-    if (partial_ == nullptr) finish_tiles(num_tiles_);
+    if (partial_ == nullptr) finish_tiles(tiles_.count());
   }
 
  private:
-  int64_t lanes_of(int64_t tile) const {
-    return std::min(tile_lanes_, lanes_ - tile * tile_lanes_);
-  }
-  KeyRange span_of(int64_t tile) const {
-    return tile_span(document_, args_.pattern, item_.heads.group, tile * tile_lanes_,
-                     lanes_of(tile));
+  KeyRange block_from(int64_t begin) const {
+    return {static_cast<int32_t>(begin),
+            static_cast<int32_t>(std::min<int64_t>(begin + block_, item_.keys.end))};
   }
 
-  // The most tiles that see keys of one block. Bounds of spans grow with the tile.
   int64_t tiles_of_a_block() const {
     int64_t most = 1;
-    int64_t first = 0;
-    int64_t end = 0;
     for (int64_t begin = item_.keys.begin; begin < item_.keys.end; begin += block_) {
-      while (first < num_tiles_ && span_of(first).end <= begin) ++first;
-      while (end < num_tiles_ && span_of(end).begin < begin + block_) ++end;
-      most = std::max(most, end - first);
+      const TileRange range = tiles_.seeing(block_from(begin));
+      most = std::max(most, range.end - range.begin);
     }
     return most;
   }
@@ -438,26 +532,25 @@ class Backward {
            padded(tile_lanes_ / sizes_.pair * sizes_.width_stride) +
            padded(sizes_.value_steps * tile_lanes_) +
            padded(tile_lanes_ / sizes_.pair * sizes_.value_stride) + 2 * padded(tile_lanes_) +
-           padded(num_tiles_ * tile_lanes_) +
-           (partial_ == nullptr ? padded(slots_ * tile_floats_) : 0);
+           padded(slots_ * tile_lanes_) + (partial_ == nullptr ? padded(slots_ * tile_floats_) : 0);
   }
 
-  float* dquery_of(int64_t tile) const { return dquery_ + tile % slots_ * tile_floats_; }
+  // Tiles take turns in the slots; with partial sums every tile has its own.
+  int64_t slot_of(int64_t tile) const {
+    return (partial_ == nullptr ? tile : tile - item_.tiles.begin) % slots_;
+  }
+  float* dquery_of(int64_t tile) const { return dquery_ + slot_of(tile) * tile_floats_; }
+  float* delta_of(int64_t tile) const { return delta_ + slot_of(tile) * tile_lanes_; }
 
   void visit(KeyRange block) {
     pack_keys(block);
     const int64_t keys = block.end - block.begin;
     std::fill_n(dkey_, keys * sizes_.width_stride, 0.0F);
     std::fill_n(dvalue_, keys * sizes_.value_stride, 0.0F);
-    for (int64_t tile = next_unfinished_; tile < num_tiles_; ++tile) {
-      const KeyRange span = span_of(tile);
-      const KeyRange range = intersection(span, block);
-      if (is_empty(range)) {
-        if (span.begin >= block.end) break;
-        continue;
-      }
-      begin_tiles(tile + 1);
-      visit_tile(tile, range, block);
+    const TileRange range = tiles_.seeing(block);
+    begin_tiles(range.end);
+    for (int64_t tile = range.begin; tile < range.end; ++tile) {
+      visit_tile(tile, intersection(tiles_.span(tile), block), block);
     }
     const int64_t count = std::min<int64_t>(block.end, document_.keys()) - block.begin;
     sizes_.functions.store_rows(dkey_, args_.scale, key_rows(args_.dk, document_, item_.heads),
@@ -465,9 +558,7 @@ class Backward {
     sizes_.functions.store_rows(dvalue_, 1.0F, key_rows(args_.dv, document_, item_.heads),
                                 block.begin, count);
     if (partial_ == nullptr) {
-      int64_t end = next_unfinished_;
-      while (end < num_tiles_ && span_of(end).end <= block.end) ++end;
-      finish_tiles(end);
+      finish_tiles(tiles_.seeing({block.end, kAnyKey}).begin);
     }
   }
 
@@ -487,11 +578,11 @@ class Backward {
   void begin_tiles(int64_t end) {
     for (; next_new_ < end; ++next_new_) {
       std::fill_n(dquery_of(next_new_), tile_floats_, 0.0F);
-      float* delta = delta_ + next_new_ * tile_lanes_;
+      float* delta = delta_of(next_new_);
       std::fill_n(delta, tile_lanes_, 0.0F);
       sizes_.functions.row_products(query_rows(args_.out, document_, item_.heads),
                                     query_rows(args_.dout, document_, item_.heads),
-                                    next_new_ * tile_lanes_, lanes_of(next_new_), delta);
+                                    tiles_.first_lane(next_new_), tiles_.lanes(next_new_), delta);
     }
   }
 
@@ -501,14 +592,15 @@ class Backward {
     for (; next_unfinished_ < end; ++next_unfinished_) {
       sizes_.functions.store_columns(dquery_of(next_unfinished_), tile_lanes_, scale_,
                                      query_rows(args_.dq, document_, item_.heads),
-                                     next_unfinished_ * tile_lanes_, lanes_of(next_unfinished_));
+                                     tiles_.first_lane(next_unfinished_),
+                                     tiles_.lanes(next_unfinished_));
     }
   }
 
   void visit_tile(int64_t tile, KeyRange range, KeyRange block) {
     const AttentionFunctions& functions = sizes_.functions;
-    const int64_t first = tile * tile_lanes_;
-    const int64_t lanes = lanes_of(tile);
+    const int64_t first = tiles_.first_lane(tile);
+    const int64_t lanes = tiles_.lanes(tile);
     const HeadRows queries = query_rows(args_.q, document_, item_.heads);
     const HeadRows dout = query_rows(args_.dout, document_, item_.heads);
     functions.pack_transposed(queries, first, lanes, tile_lanes_, queries_, tile_lanes_);
@@ -517,11 +609,7 @@ class Backward {
     functions.pack_pairs(dout, first, lanes, tile_lanes_, dout_pairs_);
     const HeadRows lse = statistic_rows(args_.lse, document_, item_.heads);
     std::fill_n(lse_, tile_lanes_, 0.0F);
-    for (int64_t i = 0; i < lanes; ++i) {
-      const int64_t lane = first + i;
-      lse_[i] = kLog2E * static_cast<const float*>(
-                             lse.data)[lane / lse.heads * lse.token_stride + lane % lse.heads];
-    }
+    for (int64_t i = 0; i < lanes; ++i) lse_[i] = kLog2E * statistic(lse, first + i);
     const TileKeys visible = visible_keys(document_, args_.pattern, item_.heads.group, first, lanes,
                                           sizes_.isa.vector_lanes);
     AttentionBackwardTile work{};
@@ -540,7 +628,7 @@ class Backward {
     work.value_width = sizes_.value_width;
     work.score_scale = args_.scale * kLog2E;
     work.lse = lse_;
-    work.delta = delta_ + first;
+    work.delta = delta_of(tile);
     work.dquery = dquery_of(tile);
     work.dkey = dkey_;
     work.dvalue = dvalue_;
@@ -551,20 +639,19 @@ class Backward {
   const Sizes& sizes_;
   const BackwardItem& item_;
   const Document& document_;
-  int64_t lanes_;
   int64_t tile_lanes_;
-  int64_t num_tiles_;
+  QueryTiles tiles_;
   int64_t tile_floats_;
   int64_t block_;
   int64_t key_stride_;
   float* partial_;
-  int64_t slots_;  // tiles whose query gradients are held at once
+  int64_t slots_;            // tiles whose query gradients are held at once
+  int64_t next_new_;         // tiles before have been begun
+  int64_t next_unfinished_;  // and before these, written
   Workspace workspace_;
   float *keys_, *key_pairs_, *values_, *dkey_, *dvalue_;
   float *queries_, *query_pairs_, *dout_, *dout_pairs_;
   float *lse_, *scale_, *delta_, *dquery_;
-  int64_t next_new_ = 0;
-  int64_t next_unfinished_ = 0;
 };
 
 // Bounds of the ranges into which the keys of a document are split, of about equal work.
@@ -607,25 +694,28 @@ void clear_unused_keys(const AttentionBackwardArgs& args, const std::vector<Docu
   clear(next, args.layout.keys());
 }
 
-// The query gradients of a document whose keys were split: the sums over items in order.
-void sum_partials(const AttentionBackwardArgs& args, const Sizes& sizes,
-                  const std::vector<const BackwardItem*>& items, const float* partials,
-                  int64_t tile) {
-  const BackwardItem& item = *items.front();
+// A document and key/value head whose keys were split, with the partial sums in the order of keys.
+struct SplitQueries {
+  const Document* document;
+  Heads heads;
+  std::vector<BackwardItem> parts;
+};
+
+void sum_partials(const AttentionBackwardArgs& args, const Sizes& sizes, const SplitQueries& split,
+                  const float* partials, int64_t tile) {
   const int64_t tile_lanes = sizes.isa.backward_lanes;
   const int64_t tile_floats = sizes.width_stride * tile_lanes;
-  const int64_t first = tile * tile_lanes;
-  const int64_t lanes = std::min(tile_lanes, item.document->tokens * item.heads.group - first);
-  const KeyRange span = tile_span(*item.document, args.pattern, item.heads.group, first, lanes);
+  const QueryTiles tiles(*split.document, args.pattern, split.heads.group, tile_lanes);
   std::vector<float> sum(static_cast<size_t>(tile_floats), 0.0F);
-  for (const BackwardItem* part : items) {
-    if (is_empty(intersection(span, part->keys))) continue;
-    const float* dquery = partials + part->partial + tile * tile_floats;
+  for (const BackwardItem& part : split.parts) {
+    if (tile < part.tiles.begin || tile >= part.tiles.end) continue;
+    const float* dquery = partials + part.partial + (tile - part.tiles.begin) * tile_floats;
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += dquery[i];
   }
   const std::vector<float> scale(static_cast<size_t>(tile_lanes), args.scale);
   sizes.functions.store_columns(sum.data(), tile_lanes, scale.data(),
-                                query_rows(args.dq, *item.document, item.heads), first, lanes);
+                                query_rows(args.dq, *split.document, split.heads),
+                                tiles.first_lane(tile), tiles.lanes(tile));
 }
 
 void attention_backward_vectors(const AttentionBackwardArgs& args) {
@@ -636,31 +726,36 @@ void attention_backward_vectors(const AttentionBackwardArgs& args) {
   const int64_t tile_lanes = sizes.isa.backward_lanes;
 
   std::vector<BackwardItem> items;
-  struct SplitTile {
-    size_t first_item, num_items;
-    int64_t tile;
-  };
-  std::vector<SplitTile> split_tiles;
+  std::vector<SplitQueries> splits;
+  std::vector<std::pair<const SplitQueries*, int64_t>> split_tiles;
   int64_t partial_floats = 0;
   for (const Document& document : documents) {
-    const int64_t tiles = (document.tokens * group + tile_lanes - 1) / tile_lanes;
+    const QueryTiles tiles(document, args.pattern, group, tile_lanes);
     const std::vector<int32_t> bounds =
         split_keys(document, args.pattern, Backward::block_keys(sizes), kv_heads);
-    const size_t splits = bounds.size() - 1;
     for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
-      for (size_t i = 0; i < splits; ++i) {
-        BackwardItem item{&document, {group, kv_head}, {bounds[i], bounds[i + 1]}};
-        if (splits > 1) {
+      SplitQueries split{&document, {group, kv_head}, {}};
+      for (size_t i = 0; i + 1 < bounds.size(); ++i) {
+        const KeyRange keys = {bounds[i], bounds[i + 1]};
+        const TileRange seeing = tiles.seeing(keys);
+        const int64_t count = seeing.end - seeing.begin;
+        BackwardItem item{&document, split.heads, keys, seeing, count * (keys.end - keys.begin)};
+        if (bounds.size() > 2) {
           item.partial = partial_floats;
-          partial_floats += tiles * sizes.width_stride * tile_lanes;
+          partial_floats += count * sizes.width_stride * tile_lanes;
         }
         items.push_back(item);
+        split.parts.push_back(item);
       }
-      for (int64_t tile = 0; splits > 1 && tile < tiles; ++tile) {
-        split_tiles.push_back({items.size() - splits, splits, tile});
-      }
+      if (split.parts.size() > 1) splits.push_back(std::move(split));
     }
   }
+  for (const SplitQueries& split : splits) {
+    const QueryTiles tiles(*split.document, args.pattern, group, tile_lanes);
+    for (int64_t tile = 0; tile < tiles.count(); ++tile) split_tiles.emplace_back(&split, tile);
+  }
+  largest_first(items);
+
   const Tensor partials = Tensor::empty({partial_floats}, Dtype::f32);
   clear_unused_keys(args, documents);
   parallel_for(static_cast<int64_t>(items.size()), [&](int64_t i) {
@@ -669,12 +764,8 @@ void attention_backward_vectors(const AttentionBackwardArgs& args) {
     Backward(args, sizes, item, partial).run();
   });
   parallel_for(static_cast<int64_t>(split_tiles.size()), [&](int64_t i) {
-    const SplitTile& tile = split_tiles[static_cast<size_t>(i)];
-    std::vector<const BackwardItem*> parts;
-    for (size_t part = 0; part < tile.num_items; ++part) {
-      parts.push_back(&items[tile.first_item + part]);
-    }
-    sum_partials(args, sizes, parts, partials.data<float>(), tile.tile);
+    const auto& [split, tile] = split_tiles[static_cast<size_t>(i)];
+    sum_partials(args, sizes, *split, partials.data<float>(), tile);
   });
 }
 

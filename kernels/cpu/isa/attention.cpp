@@ -23,8 +23,8 @@ constexpr int64_t kBackwardLanes = kBackwardVectors * kLanes;
 static_assert(kBackwardLanes <= kMaxTileLanes && kBackwardVectors <= kMaxTileVectors);
 constexpr int64_t kForwardChunk = 96;   // keys between two updates of the running maximum
 constexpr int64_t kBackwardChunk = 48;  // keys whose gradients are added at once
+constexpr float kNoScore = -1e30F;      // below every score
 constexpr int64_t kStrip = 24;          // keys whose scores are held in f32
-constexpr float kNoScore = -1e30F;      // the maximum of lanes that have seen no key
 
 constexpr int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -691,12 +691,127 @@ void store_rows(const float* source, float scale, const HeadRows& rows, int64_t 
   }
 }
 
+// ---- A few queries, straight from the rows of keys and values
+
+template <typename T>
+inline F32 load_some(const T* p, int64_t rest) {
+  return rest >= kLanes ? load(p) : load_partial(p, static_cast<int>(rest));
+}
+
+// Lane i is the sum over the lanes of vector i; `sums` has kLanes / kStep vectors.
+template <int kStep = 1>
+inline F32 sum_each(const F32* sums) {
+  if constexpr (kStep == kLanes) {
+    return sums[0];
+  } else {
+    F32 pairs[kLanes / (2 * kStep)];
+    for (int i = 0; i < kLanes / (2 * kStep); ++i) {
+      pairs[i] = fold<kStep>(sums[2 * i], sums[2 * i + 1]);
+    }
+    return sum_each<2 * kStep>(pairs);
+  }
+}
+
+// scores[i] = scale · query · row i of the keys, kNoScore past `count`.
+template <typename T>
+void few_scores(const float* query, const T* keys, int64_t stride, int64_t width, int64_t count,
+                float scale, float* scores) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    F32 products[kLanes] = {};
+    const int64_t present = smaller(kLanes, count - i);
+    for (int64_t j = 0; j < present; ++j) {
+      const T* key = keys + (i + j) * stride;
+      for (int64_t d = 0; d < width; d += kLanes) {
+        products[j] += load(query + d) * load_some(key + d, width - d);
+      }
+    }
+    store(scores + i, sum_each(products) * scale);
+    for (int64_t j = present; j < kLanes; ++j) scores[i + j] = kNoScore;
+  }
+}
+
+// mixed = rescale · mixed + Σ weights[i] · row i of the values.
+template <typename T>
+void few_mix(const float* weights, const T* values, int64_t stride, int64_t width, int64_t count,
+             float rescale, float* mixed) {
+  constexpr int64_t kBlock = 4 * kLanes;
+  for (int64_t d = 0; d < width; d += kBlock) {
+    F32 sum[4];
+    for (int n = 0; n < 4; ++n) {
+      sum[n] = d + n * kLanes < width ? load(mixed + d + n * kLanes) * rescale : F32{};
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const F32 weight = broadcast_word(weights + i);
+      const T* value = values + i * stride + d;
+      if (width - d >= kBlock) {
+        for (int n = 0; n < 4; ++n) sum[n] += weight * load(value + n * kLanes);
+      } else {
+        for (int n = 0; n < 4 && d + n * kLanes < width; ++n) {
+          sum[n] += weight * load_some(value + n * kLanes, width - d - n * kLanes);
+        }
+      }
+    }
+    for (int n = 0; n < 4 && d + n * kLanes < width; ++n) store(mixed + d + n * kLanes, sum[n]);
+  }
+}
+
+template <typename T>
+void few_queries(const AttentionFewQueries& few) {
+  constexpr int64_t kChunk = 64;
+  const int64_t width = few.queries.width;
+  const int64_t value_width = few.values.width;
+  RowPointer<const T> next_query(few.queries, 0);
+  RowPointer<T> next_out(few.out, 0);
+  for (int64_t lane = 0; lane < few.lanes; ++lane) {
+    const T* query = next_query.next();
+    for (int64_t d = 0; d < width; d += kLanes)
+      store(few.query + d, load_some(query + d, width - d));
+    for (int64_t d = 0; d < value_width; d += kLanes) store(few.mixed + d, F32{});
+    float largest = kNoScore;
+    F32 sum = {};
+    const KeyRange visible = few.visible[lane];
+    for (int64_t begin = visible.begin; begin < visible.end; begin += kChunk) {
+      const int64_t count = smaller(kChunk, visible.end - begin);
+      alignas(64) float scores[kChunk];
+      few_scores(few.query, static_cast<const T*>(few.keys.data) + begin * few.keys.token_stride,
+                 few.keys.token_stride, width, count, few.score_scale, scores);
+      F32 top = broadcast(largest);
+      for (int64_t i = 0; i < count; i += kLanes) top = max(load(scores + i), top);
+      const float now = max_lanes(top);
+      alignas(64) float rescale[kLanes];
+      store(rescale, exp2(broadcast(largest - now)));
+      largest = now;
+      sum *= rescale[0];
+      for (int64_t i = 0; i < count; i += kLanes) {
+        const F32 p = exp2(load(scores + i) - now);
+        sum += p;
+        store(scores + i, p);
+      }
+      few_mix(scores, static_cast<const T*>(few.values.data) + begin * few.values.token_stride,
+              few.values.token_stride, value_width, count, rescale[0], few.mixed);
+    }
+    few.largest[lane] = largest;
+    const float total = sum_lanes(sum);
+    few.sum[lane] = total;
+    const float factor = total == 0 ? 0.0F : 1.0F / total;
+    T* out = next_out.next();
+    for (int64_t d = 0; d < value_width; d += kLanes) {
+      store_elements(out + d, load(few.mixed + d) * factor, value_width - d);
+    }
+  }
+}
+
 template <typename T, bool kPairs>
 constexpr AttentionFunctions functions() {
-  return {kPairs ? 2 : 1,         &pack_transposed<T, kPairs>,
-          &pack_pairs<T, kPairs>, &forward<kPairs>,
-          &backward<kPairs>,      &row_products<T>,
-          &store_columns<T>,      &store_rows<T>};
+  return {.pair = kPairs ? 2 : 1,
+          .pack_transposed = &pack_transposed<T, kPairs>,
+          .pack_pairs = &pack_pairs<T, kPairs>,
+          .forward = &forward<kPairs>,
+          .few_queries = &few_queries<T>,
+          .backward = &backward<kPairs>,
+          .row_products = &row_products<T>,
+          .store_columns = &store_columns<T>,
+          .store_rows = &store_rows<T>};
 }
 
 #if defined(__AVX512BF16__)

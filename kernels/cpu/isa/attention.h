@@ -60,6 +60,20 @@ struct AttentionForwardTile {
   float* sum;         // [lanes] Σ P
 };
 
+// A few queries, as in generation: a tile would be mostly empty lanes, and packing the keys would
+// cost more than using them once.
+struct AttentionFewQueries {
+  HeadRows queries, out;
+  HeadRows keys, values;
+  int64_t lanes;
+  const KeyRange* visible;  // per lane
+  float score_scale;        // scale · log2 e
+  float* query;             // work space [width, padded]
+  float* mixed;             // work space [value width, padded]
+  float* largest;           // [lanes] largest scaled score (base 2)
+  float* sum;               // [lanes] Σ P
+};
+
 struct AttentionBackwardTile {
   const TileKeys* visible;
   KeyRange block;
@@ -92,6 +106,7 @@ struct AttentionFunctions {
   void (*pack_pairs)(const HeadRows& rows, int64_t first, int64_t count, int64_t padded,
                      float* words);
   void (*forward)(const AttentionForwardTile& tile);
+  void (*few_queries)(const AttentionFewQueries& few);
   void (*backward)(const AttentionBackwardTile& tile);
   // products[i] = Σ a·b of row first + i.
   void (*row_products)(const HeadRows& a, const HeadRows& b, int64_t first, int64_t count,

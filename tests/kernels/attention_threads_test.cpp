@@ -1,0 +1,51 @@
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "kernels/ops/attention.h"
+#include "tests/support/random.h"
+#include "tests/support/variants.h"
+
+namespace sidewinder {
+namespace {
+
+using testing::random_normal;
+using testing::same_bits;
+
+std::vector<Tensor> run(Dtype dtype, int64_t kv_heads, int64_t window) {
+  // Wide heads make blocks of keys short, so that keys are split over work items when kv_heads
+  // is 1.
+  constexpr int64_t kHeads = 4;
+  constexpr int64_t kWidth = 128;
+  const std::vector<int32_t> starts = {0, 380, 381};
+  const SequenceLayout layout = SequenceLayout::packed(2, 420, starts);
+  const int64_t tokens = layout.tokens();
+  const Tensor q = random_normal({tokens, kHeads, kWidth}, dtype, 1);
+  const Tensor k = random_normal({tokens, kv_heads, kWidth}, dtype, 2);
+  const Tensor v = random_normal({tokens, kv_heads, kWidth}, dtype, 3);
+  const Tensor dout = random_normal({tokens, kHeads, kWidth}, dtype, 4);
+  const auto [out, lse] = ops::attention(q, k, v, layout, {window}, 0.09F);
+  const auto [dq, dk, dv] =
+      ops::attention_backward(dout, q, k, v, out, lse, layout, {window}, 0.09F);
+  return {out, lse, dq, dk, dv};
+}
+
+TEST(AttentionThreads, AnyNumberOfThreadsGivesTheSameBits) {
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f64}) {
+    for (const int64_t kv_heads : {1, 4}) {
+      for (const int64_t window : {0, 150}) {
+        std::vector<Tensor> expected;
+        testing::for_each_pool_size([&](int threads) {
+          const std::vector<Tensor> actual = run(dtype, kv_heads, window);
+          if (expected.empty()) expected = actual;
+          for (size_t i = 0; i < expected.size(); ++i) {
+            EXPECT_TRUE(same_bits(actual[i], expected[i])) << "result " << i << ", " << threads;
+          }
+        });
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sidewinder
