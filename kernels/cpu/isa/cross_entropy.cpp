@@ -58,34 +58,37 @@ SoftmaxStatistics statistics(float* logits, int64_t count, float soft_cap) {
   return {largest, sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]))};
 }
 
-template <bool kCapped>
-void gradient_of(float* logits, int64_t count, float top, float factor, float soft_cap) {
+template <bool kCapped, typename T>
+void gradient_of(T* g, const float* logits, int64_t count, float top, float factor,
+                 float soft_cap) {
   const F32 inverse_cap = broadcast(kCapped ? 1.0F / soft_cap : 0.0F);
   const auto gradient = [&](F32 logit) {
-    F32 g = factor * exp(logit - top);
+    F32 value = factor * exp(logit - top);
     if constexpr (kCapped) {
       const F32 share = logit * inverse_cap;
-      g *= 1.0F - share * share;
+      value *= 1.0F - share * share;
     }
-    return g;
+    return value;
   };
   const int64_t whole = count / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) store(logits + i, gradient(load(logits + i)));
+  for (int64_t i = 0; i < whole; i += kLanes) store(g + i, gradient(load(logits + i)));
   if (const int left = static_cast<int>(count - whole); left > 0) {
-    store_partial(logits + whole, gradient(load_partial(logits + whole, left)), left);
+    store_partial(g + whole, gradient(load_partial(logits + whole, left)), left);
   }
 }
 
-void gradient(float* logits, int64_t count, float top, float factor, float soft_cap) {
+template <typename T>
+void gradient(T* g, const float* logits, int64_t count, float top, float factor, float soft_cap) {
   if (soft_cap > 0) {
-    gradient_of<true>(logits, count, top, factor, soft_cap);
+    gradient_of<true>(g, logits, count, top, factor, soft_cap);
   } else {
-    gradient_of<false>(logits, count, top, factor, soft_cap);
+    gradient_of<false>(g, logits, count, top, factor, soft_cap);
   }
 }
 
 }  // namespace
 
-extern const CrossEntropyKernels cross_entropy_kernels = {statistics, gradient};
+extern const CrossEntropyKernels cross_entropy_kernels = {statistics, gradient<float>,
+                                                          gradient<uint16_t>};
 
 }  // namespace sidewinder::SIDEWINDER_ISA

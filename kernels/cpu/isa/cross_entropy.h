@@ -13,9 +13,12 @@ struct SoftmaxStatistics {
 struct CrossEntropyKernels {
   // Applies the soft cap in place where it is not 0.
   SoftmaxStatistics (*statistics)(float* logits, int64_t count, float soft_cap);
-  // logits = factor · exp(logit − top) · (1 − (logit/soft_cap)²), the last part where there is a
-  // cap.
-  void (*gradient)(float* logits, int64_t count, float top, float factor, float soft_cap);
+  // g = factor · exp(logit − top) · (1 − (logit/soft_cap)²), the last part where there is a cap. g
+  // may begin where the logits do.
+  void (*gradient_f32)(float* g, const float* logits, int64_t count, float top, float factor,
+                       float soft_cap);
+  void (*gradient_bf16)(uint16_t* g, const float* logits, int64_t count, float top, float factor,
+                        float soft_cap);
 };
 
 }  // namespace sidewinder

@@ -82,7 +82,7 @@ F32 load_across(const T* p, const T* next) {
 }
 
 #if defined(__AVX512F__)
-void transpose(F32 (&rows)[kLanes]) {
+[[gnu::always_inline]] inline void transpose(F32 (&rows)[kLanes]) {
   __m512 t[16];
   __m512 u[16];
   for (int i = 0; i < 16; ++i) t[i] = reinterpret_cast<__m512>(rows[i]);
@@ -109,7 +109,7 @@ void transpose(F32 (&rows)[kLanes]) {
   }
 }
 #elif defined(__AVX2__)
-void transpose(F32 (&rows)[kLanes]) {
+[[gnu::always_inline]] inline void transpose(F32 (&rows)[kLanes]) {
   __m256 t[8];
   __m256 u[8];
   for (int i = 0; i < 8; ++i) t[i] = reinterpret_cast<__m256>(rows[i]);
@@ -129,7 +129,7 @@ void transpose(F32 (&rows)[kLanes]) {
   }
 }
 #else
-void transpose(F32 (&rows)[kLanes]) {
+[[gnu::always_inline]] inline void transpose(F32 (&rows)[kLanes]) {
   float m[kLanes][kLanes];
   for (int i = 0; i < kLanes; ++i) store(m[i], rows[i]);
   for (int i = 0; i < kLanes; ++i) {
@@ -159,34 +159,55 @@ inline void store_first(float* p, F32 words, int count) {
 #endif
 }
 
+// kLanes steps of `count` rows, of which only `contraction` elements are left, transposed.
+template <GemmWord kWord, typename T>
+void pack_row_edge(float* target, int width, int columns, const T* source, int64_t row_stride,
+                   int count, int64_t contraction) {
+  constexpr int64_t kBatch = kLanes * kElementsPerWord<kWord>;
+  F32 words[kLanes] = {};
+  for (int i = 0; i < count; ++i) {
+    T row[kBatch] = {};
+    for (int64_t j = 0; j < kBatch && j < contraction; ++j) row[j] = source[i * row_stride + j];
+    words[i] = load_words<kWord>(row);
+  }
+  transpose(words);
+  const int64_t steps = gemm_steps(contraction, kWord);
+  for (int64_t j = 0; j < kLanes && j < steps; ++j) {
+    store_first(target + j * width, words[j], columns);
+  }
+}
+
+// `kRows` whole rows.
+template <GemmWord kWord, int kRows, typename T>
+void pack_row_vector(float* target, int width, const T* source, int64_t row_stride) {
+  F32 words[kLanes] = {};
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) words[i] = load_words<kWord>(source + i * row_stride);
+  transpose(words);
+#pragma GCC unroll 16
+  for (int j = 0; j < kLanes; ++j) store_first(target + j * width, words[j], kRows);
+}
+
 // Rows of the source are rows of A or columns of B.
 template <GemmWord kWord, typename T>
 void pack_rows(float* panel, int width, const T* source, int64_t row_stride, int count,
                int64_t contraction) {
   constexpr int64_t kBatch = kLanes * kElementsPerWord<kWord>;
-  const int64_t steps = gemm_steps(contraction, kWord);
+  constexpr int kRowsOfA = kTileRows < kLanes ? kTileRows : kLanes;
   for (int first = 0; first < width; first += kLanes) {
-    const int filled = count - first < kLanes ? count - first : kLanes;
-    for (int64_t step = 0; step < steps; step += kLanes) {
-      const int64_t k = step * kElementsPerWord<kWord>;
-      F32 words[kLanes] = {};
-      if (k + kBatch <= contraction) {
-        for (int i = 0; i < filled; ++i) {
-          words[i] = load_words<kWord>(source + (first + i) * row_stride + k);
-        }
+    const int columns = width - first < kLanes ? width - first : kLanes;
+    const int filled = count - first < columns ? count - first : columns;
+    const T* row = source + first * row_stride;
+    float* target = panel + first;
+    for (int64_t k = 0; k < contraction; k += kBatch, target += kLanes * width) {
+      const bool whole = k + kBatch <= contraction;
+      if (whole && filled == kRowsOfA && columns == kRowsOfA) {
+        pack_row_vector<kWord, kRowsOfA>(target, width, row + k, row_stride);
+      } else if (whole && filled == kLanes) {
+        pack_row_vector<kWord, kLanes>(target, width, row + k, row_stride);
       } else {
-        for (int i = 0; i < filled; ++i) {
-          T tail[kBatch] = {};
-          const T* row = source + (first + i) * row_stride + k;
-          for (int64_t j = 0; j < contraction - k; ++j) tail[j] = row[j];
-          words[i] = load_words<kWord>(tail);
-        }
+        pack_row_edge<kWord>(target, width, columns, row + k, row_stride, filled, contraction - k);
       }
-      transpose(words);
-      const int64_t batch = steps - step < kLanes ? steps - step : kLanes;
-      float* target = panel + step * width + first;
-      const int columns = width - first < kLanes ? width - first : kLanes;
-      for (int64_t j = 0; j < batch; ++j) store_first(target + j * width, words[j], columns);
     }
   }
 }

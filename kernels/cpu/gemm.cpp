@@ -1,0 +1,293 @@
+#include "kernels/cpu/gemm.h"
+
+#include <algorithm>
+
+#include "kernels/base/thread_pool.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/scratch.h"
+
+namespace sidewinder {
+
+SIDEWINDER_DECLARE_PER_ISA(GemmKernels, gemm_kernels)
+
+namespace cpu {
+namespace {
+
+// Work is cut into about this many items, so that two threads, or twenty, end at the same time. A
+// constant: the partition must not depend on the threads at hand.
+constexpr int64_t kTargetItems = 64;
+// Every item packs its rows of A, which only pays for enough columns. With few rows there are fewer
+// items instead.
+constexpr int64_t kFewestItems = 8;
+constexpr int64_t kFewestColumns = 1024;
+constexpr int64_t kFewestPanels = 4;
+// Columns of B that stay in the cache that cores share while all rows pass by.
+constexpr int64_t kSharedCacheBytes = int64_t{4} << 20;
+// Steps of both operands of a transposed product that an item packs.
+constexpr int64_t kPackSteps = 64;
+// Keeps panels apart that would otherwise start a power of two apart and compete for cache sets.
+constexpr int64_t kPanelPadding = 64;
+
+int64_t divide_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
+int64_t round_up(int64_t value, int64_t unit) { return divide_up(value, unit) * unit; }
+
+GemmWord word_of(const GemmKernels& kernels, Dtype compute) {
+  return compute == Dtype::bf16 ? kernels.bf16_word : GemmWord::f32;
+}
+
+int64_t elements_per_step(GemmWord word) { return word == GemmWord::bf16_pair ? 2 : 1; }
+
+// Cuts columns into pieces of whole panels: `wanted` pieces, but none narrower than `fewest` nor
+// wider than `most` columns.
+int64_t columns_per_piece(int64_t columns, int64_t wanted, int64_t fewest, int64_t most,
+                          int64_t panel) {
+  const int64_t panels = divide_up(columns, panel);
+  const int64_t width = divide_up(panels, std::max<int64_t>(1, wanted)) * panel;
+  return std::clamp(width, round_up(std::min(fewest, most), panel), round_up(most, panel));
+}
+
+// The part of a linear product that one thread computes at a time.
+struct LinearItem {
+  int64_t first_row;
+  int64_t rows;
+  int64_t first_column;
+  int64_t columns;
+};
+
+GemmOutput output_of(const LinearProduct& product, const LinearItem& item) {
+  GemmOutput output{};
+  output.y = product.y.at(item.first_row, item.first_column);
+  output.stride = product.y.row_stride;
+  output.element = product.y.element;
+  return output;
+}
+
+void add_previous(GemmOutput& output, const void* previous, int64_t stride, GemmElement element) {
+  output.previous = previous;
+  output.previous_stride = stride;
+  output.previous_element = element;
+}
+
+// What is added to the product besides earlier blocks of the contraction.
+void add_extras(GemmOutput& output, const LinearProduct& product, const LinearItem& item) {
+  if (product.bias != nullptr) output.bias = product.bias + item.first_column;
+  if (product.residual.data != nullptr) {
+    output.residual = product.residual.at(item.first_row, item.first_column);
+    output.residual_stride = product.residual.row_stride;
+    output.residual_element = product.residual.element;
+  }
+  if (product.accumulate) {
+    add_previous(output, product.y.at(item.first_row, item.first_column), product.y.row_stride,
+                 product.y.element);
+  }
+}
+
+// The contraction is taken in blocks whose panels of A fit the second-level cache. Sums over
+// earlier blocks are kept in f32: in y itself or, where that is bf16, beside the panels.
+void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
+                     const LinearItem& item) {
+  const GemmWord word = word_of(kernels, product.weight.compute);
+  const int64_t steps = gemm_steps(product.weight.in, word);
+  const int64_t block_steps = std::min(steps, kernels.block_steps);
+  const int64_t a_panel_stride = block_steps * kernels.tile_rows;
+  const int64_t a_words =
+      round_up(divide_up(item.rows, kernels.tile_rows) * a_panel_stride, kPanelPadding);
+  const int64_t b_panel_stride = steps * kernels.tile_columns;
+  const auto* b = static_cast<const uint32_t*>(product.weight.data.raw()) +
+                  item.first_column / kernels.tile_columns * b_panel_stride;
+  const GemmOutput y = output_of(product, item);
+  const bool sums_beside = steps > block_steps && y.element == GemmElement::bf16;
+  const int64_t sum_stride = sums_beside ? round_up(item.columns, kernels.tile_columns) : y.stride;
+  const int64_t sum_words = sums_beside ? item.rows * sum_stride : 0;
+  auto* a = static_cast<uint32_t*>(thread_scratch(static_cast<size_t>(4 * (a_words + sum_words))));
+  void* sums = sums_beside ? a + a_words : y.y;
+
+  for (int64_t step = 0; step < steps; step += block_steps) {
+    const int64_t num_steps = std::min(block_steps, steps - step);
+    const int64_t k = step * elements_per_step(word);
+    kernels.pack(
+        {.panels = a,
+         .panel_stride = a_panel_stride,
+         .first_step = 0,
+         .width = kernels.tile_rows,
+         .halves_last = false,
+         .source = product.x.at(item.first_row, k),
+         .row_stride = product.x.row_stride,
+         .extent = item.rows,
+         .contraction = std::min(num_steps * elements_per_step(word), product.weight.in - k),
+         .contracts_rows = false,
+         .element = product.x.element,
+         .word = word});
+    GemmOutput output = y;
+    if (sums_beside && step + num_steps < steps) {
+      output.y = sums;
+      output.stride = sum_stride;
+      output.element = GemmElement::f32;
+    }
+    if (step == 0) {
+      add_extras(output, product, item);
+    } else {
+      add_previous(output, sums, sum_stride, GemmElement::f32);
+    }
+    kernels.multiply({.a = a,
+                      .a_panel_stride = a_panel_stride,
+                      .b = b,
+                      .b_panel_stride = b_panel_stride,
+                      .first_step = step,
+                      .steps = num_steps,
+                      .rows = item.rows,
+                      .columns = item.columns,
+                      .word = word,
+                      .output = output});
+  }
+}
+
+void check_packing(const GemmKernels& kernels, const PackedWeight& weight) {
+  // Fails where the weight was packed at another instruction-set level.
+  SIDEWINDER_ASSERT(weight.data.width() ==
+                    gemm_steps(weight.in, word_of(kernels, weight.compute)) * kernels.tile_columns);
+}
+
+}  // namespace
+
+Matrix matrix_of(const Tensor& tensor) {
+  return {tensor.raw(), tensor.rows(), tensor.width(), tensor.row_stride(),
+          tensor.dtype() == Dtype::bf16 ? GemmElement::bf16 : GemmElement::f32};
+}
+
+void pack_panels(PackedWeight& packed, const Matrix& weight, WeightUse use) {
+  const GemmKernels& kernels = gemm_kernels_for_isa();
+  const GemmWord word = word_of(kernels, packed.compute);
+  const int64_t panels = divide_up(packed.out, kernels.tile_columns);
+  const int64_t panel_words = gemm_steps(packed.in, word) * kernels.tile_columns;
+  packed.data = Tensor::empty({panels, panel_words}, Dtype::f32);
+  const bool forward = use == WeightUse::forward;
+  constexpr int64_t kPanelsPerItem = 4;
+  parallel_ranges(panels, kPanelsPerItem, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kernels.tile_columns;
+    const int64_t last = std::min(end * kernels.tile_columns, packed.out);
+    kernels.pack({.panels = static_cast<uint32_t*>(packed.data.raw()) + begin * panel_words,
+                  .panel_stride = panel_words,
+                  .first_step = 0,
+                  .width = kernels.tile_columns,
+                  .halves_last = true,
+                  .source = forward ? weight.at(first, 0) : weight.at(0, first),
+                  .row_stride = weight.row_stride,
+                  .extent = last - first,
+                  .contraction = packed.in,
+                  .contracts_rows = !forward,
+                  .element = weight.element,
+                  .word = word});
+  });
+}
+
+void multiply(const LinearProduct& product) {
+  const GemmKernels& kernels = gemm_kernels_for_isa();
+  check_packing(kernels, product.weight);
+  const int64_t rows = product.x.rows;
+  const int64_t columns = product.weight.out;
+  if (rows == 0 || columns == 0) return;
+  const int64_t row_blocks = divide_up(rows, kernels.block_rows);
+  const int64_t panel_bytes = 4 * product.weight.data.width();
+  const int64_t most =
+      std::max(kFewestColumns, kSharedCacheBytes / panel_bytes * kernels.tile_columns);
+  const int64_t width =
+      row_blocks < kFewestItems
+          ? columns_per_piece(columns, divide_up(kFewestItems, row_blocks),
+                              kFewestPanels * kernels.tile_columns, most, kernels.tile_columns)
+          : columns_per_piece(columns, divide_up(kTargetItems, row_blocks), kFewestColumns, most,
+                              kernels.tile_columns);
+  parallel_for(row_blocks * divide_up(columns, width), [&](int64_t i) {
+    LinearItem item{};
+    item.first_row = i % row_blocks * kernels.block_rows;
+    item.rows = std::min<int64_t>(kernels.block_rows, rows - item.first_row);
+    item.first_column = i / row_blocks * width;
+    item.columns = std::min(width, columns - item.first_column);
+    run_linear_item(kernels, product, item);
+  });
+}
+
+void multiply_in_item(const LinearProduct& product) {
+  const GemmKernels& kernels = gemm_kernels_for_isa();
+  check_packing(kernels, product.weight);
+  for (int64_t row = 0; row < product.x.rows; row += kernels.block_rows) {
+    const int64_t rows = std::min<int64_t>(kernels.block_rows, product.x.rows - row);
+    run_linear_item(kernels, product, {row, rows, 0, product.weight.out});
+  }
+}
+
+void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& x, Dtype compute,
+                         bool accumulate) {
+  const GemmKernels& kernels = gemm_kernels_for_isa();
+  const GemmWord word = word_of(kernels, compute);
+  const int64_t tokens = x.rows;
+  const int64_t rows = dweight.rows;
+  const int64_t columns = dweight.columns;
+  if (rows == 0 || columns == 0 || tokens == 0) return;
+  // Tokens are taken in chunks of equal length: both operands of a chunk are packed once, then
+  // multiplied. The sum over the tokens of a chunk is added to dweight as a whole.
+  const int64_t chunks = divide_up(gemm_steps(tokens, word), kernels.block_steps);
+  const int64_t chunk_steps = divide_up(gemm_steps(tokens, word), chunks);
+  const int64_t chunk_tokens = chunk_steps * elements_per_step(word);
+  const int64_t a_panel_stride =
+      round_up(chunk_steps * kernels.tile_rows, kPanelPadding) + kPanelPadding;
+  const int64_t b_panel_stride = chunk_steps * kernels.tile_columns + kPanelPadding;
+  const Tensor a = Tensor::empty({divide_up(rows, kernels.tile_rows), a_panel_stride}, Dtype::f32);
+  const Tensor b =
+      Tensor::empty({divide_up(columns, kernels.tile_columns), b_panel_stride}, Dtype::f32);
+  const int64_t row_blocks = divide_up(rows, kernels.block_rows);
+  const int64_t width = columns_per_piece(columns, divide_up(kTargetItems, row_blocks),
+                                          2 * kFewestPanels * kernels.tile_columns, kFewestColumns,
+                                          kernels.tile_columns);
+  const auto pack = [&](const Matrix& source, const Tensor& panels, bool is_b, int64_t step) {
+    kernels.pack({.panels = static_cast<uint32_t*>(panels.raw()),
+                  .panel_stride = panels.size(1),
+                  .first_step = step,
+                  .width = is_b ? kernels.tile_columns : kernels.tile_rows,
+                  .halves_last = is_b,
+                  .source = source.data,
+                  .row_stride = source.row_stride,
+                  .extent = source.columns,
+                  .contraction = source.rows,
+                  .contracts_rows = true,
+                  .element = source.element,
+                  .word = word});
+  };
+
+  for (int64_t first_token = 0; first_token < tokens; first_token += chunk_tokens) {
+    const int64_t end_token = std::min(tokens, first_token + chunk_tokens);
+    const int64_t steps = gemm_steps(end_token - first_token, word);
+    parallel_for(2 * divide_up(steps, kPackSteps), [&](int64_t i) {
+      const int64_t step = i / 2 * kPackSteps;
+      const int64_t begin = first_token + step * elements_per_step(word);
+      const int64_t end = std::min(end_token, begin + kPackSteps * elements_per_step(word));
+      const bool is_b = i % 2 == 1;
+      pack((is_b ? x : dy).slice_rows(begin, end), is_b ? b : a, is_b, step);
+    });
+    parallel_for(row_blocks * divide_up(columns, width), [&](int64_t i) {
+      const int64_t row = i % row_blocks * kernels.block_rows;
+      const int64_t column = i / row_blocks * width;
+      GemmOutput output{};
+      output.y = dweight.at(row, column);
+      output.stride = dweight.row_stride;
+      if (accumulate || first_token > 0) {
+        add_previous(output, output.y, output.stride, GemmElement::f32);
+      }
+      kernels.multiply(
+          {.a = static_cast<const uint32_t*>(a.raw()) + row / kernels.tile_rows * a_panel_stride,
+           .a_panel_stride = a_panel_stride,
+           .b = static_cast<const uint32_t*>(b.raw()) +
+                column / kernels.tile_columns * b_panel_stride,
+           .b_panel_stride = b_panel_stride,
+           .first_step = 0,
+           .steps = steps,
+           .rows = std::min<int64_t>(kernels.block_rows, rows - row),
+           .columns = std::min(width, columns - column),
+           .word = word,
+           .output = output});
+    });
+  }
+}
+
+}  // namespace cpu
+}  // namespace sidewinder
