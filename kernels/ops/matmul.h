@@ -4,7 +4,8 @@
 //
 // `compute` is the type the products are formed in: f32, bf16 (operands rounded to bf16, f32 sums;
 // plain f32 where the CPU has no bf16 instructions) or f64. Operands of another type are converted
-// while packing. Sums over the contracted axis have a fixed order that depends on the shape alone.
+// while packing. Sums over the contracted axis have a fixed order that depends on the shape alone;
+// a row of y has the same bits whichever other rows are in the call.
 
 #include "kernels/ops/kernel.h"
 
@@ -15,7 +16,8 @@ enum class WeightUse : uint8_t {
   backward,  // dx [T, K] = dy [T, M] · W
 };
 
-// The layout of `data` belongs to the backend that made it.
+// The layout of `data` belongs to the backend, and on the CPU to the instruction-set level, that
+// made it.
 struct PackedWeight {
   Tensor data;
   int64_t out = 0;  // columns of the product: M for forward, K for backward

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "kernels/base/error.h"
-#include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/reference/linear_cross_entropy.h"
 #include "tests/support/golden.h"
@@ -205,25 +204,6 @@ TEST(LinearCrossEntropy, LossAloneHasTheSameBits) {
   EXPECT_EQ(with.loss, without.loss);
   EXPECT_TRUE(same_bits(with.token_loss, without.token_loss));
   EXPECT_FALSE(without.dx.defined());
-}
-
-TEST(LinearCrossEntropy, BitsAreTheSameForAnyNumberOfThreads) {
-  const Tensor x = random_normal({190, 40}, Dtype::bf16, 13);
-  const Tensor w = random_normal({500, 40}, Dtype::f32, 14);
-  const Tensor targets = some_targets(190, 500);
-  const int before = ThreadPool::global().num_threads();
-  Result results[3];
-  for (int threads = 1; threads <= 3; ++threads) {
-    ThreadPool::global().resize(threads);
-    results[threads - 1] = run(x, w, targets, 0.01, {.z_loss = 1e-3}, Dtype::bf16);
-  }
-  ThreadPool::global().resize(before);
-  for (int i = 1; i < 3; ++i) {
-    EXPECT_EQ(results[0].loss, results[i].loss);
-    EXPECT_TRUE(same_bits(results[0].token_loss, results[i].token_loss));
-    EXPECT_TRUE(same_bits(results[0].dx, results[i].dx));
-    EXPECT_TRUE(same_bits(results[0].dweight, results[i].dweight));
-  }
 }
 
 TEST(LinearCrossEntropy, LargeLogitsDoNotOverflow) {

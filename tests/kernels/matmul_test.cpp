@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "kernels/base/error.h"
-#include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/reference/matmul.h"
 #include "tests/support/random.h"
@@ -33,14 +32,6 @@ void at_every_level(const Check& check) {
     check();
   }
   force_isa(before);
-}
-
-template <typename Compute>
-void with_threads(int num_threads, const Compute& compute) {
-  const int before = ThreadPool::global().num_threads();
-  ThreadPool::global().resize(num_threads);
-  compute();
-  ThreadPool::global().resize(before);
 }
 
 // A view with a wider row stride, as columns of a larger matrix are.
@@ -198,29 +189,29 @@ TEST(Matmul, WeightGradientIsAsExactAsPlainLoops) {
   });
 }
 
-TEST(Matmul, BitsAreTheSameForAnyNumberOfThreads) {
-  const Tensor x = random_normal({300, 700}, Dtype::bf16, 12);
-  const Tensor w = random_normal({530, 700}, Dtype::f32, 13);
-  const Tensor dy = random_normal({300, 530}, Dtype::bf16, 14);
-  at_every_level([&] {
+// More rows and columns than one work item takes, and narrow products of many rows.
+TEST(Matmul, ManyItemsMakeOneProduct) {
+  for (const Case& c : {Case{700, 40, 2100}, Case{90, 70, 1100}, Case{1, 300, 1500},
+                        Case{900, 64, 20}, Case{2100, 9, 33}}) {
     for (const Dtype compute : kComputes) {
-      Tensor y[3], dx[3], dweight[3];
-      for (int threads = 1; threads <= 3; ++threads) {
-        with_threads(threads, [&] {
-          const int i = threads - 1;
-          y[i] = ops::linear(x, ops::pack_weight(w, WeightUse::forward, compute), Dtype::bf16);
-          dx[i] = ops::linear(dy, ops::pack_weight(w, WeightUse::backward, compute), Dtype::f32);
-          dweight[i] = Tensor::zeros({530, 700}, Dtype::f32);
-          ops::weight_gradient(dweight[i], dy, x, compute);
-        });
-      }
-      for (int i = 1; i < 3; ++i) {
-        EXPECT_TRUE(same_bits(y[0], y[i]));
-        EXPECT_TRUE(same_bits(dx[0], dx[i]));
-        EXPECT_TRUE(same_bits(dweight[0], dweight[i]));
-      }
+      SCOPED_TRACE(name_of_case(c, compute, Dtype::bf16, Dtype::bf16));
+      // Exact in bf16, so that both types compute the same sums.
+      const Tensor x = random_normal({c.tokens, c.in}, Dtype::bf16, 22);
+      const Tensor w = random_normal({c.out, c.in}, Dtype::bf16, 23);
+      const Tensor exact = exact_product(x, w);
+      const Tensor y = ops::linear(x, ops::pack_weight(w, WeightUse::forward, compute), Dtype::f32);
+      const double limit = 1e-6 * std::sqrt(static_cast<double>(c.in));
+      EXPECT_LE(relative_error(y, exact), limit);
+
+      const Tensor dy = random_normal({c.tokens, c.out}, Dtype::bf16, 24);
+      Tensor dweight = Tensor::zeros(w.shape(), Dtype::f32);
+      ops::weight_gradient(dweight, dy, x, compute);
+      Tensor exact_gradient = Tensor::zeros(w.shape(), Dtype::f64);
+      reference::weight_gradient(exact_gradient, dy.to(Dtype::f64), x.to(Dtype::f64), false);
+      EXPECT_LE(relative_error(dweight, exact_gradient),
+                1e-6 * std::sqrt(static_cast<double>(c.tokens)));
     }
-  });
+  }
 }
 
 TEST(Matmul, BitsOfARowDoNotDependOnTheOtherRows) {

@@ -166,9 +166,14 @@ void pack_row_edge(float* target, int width, int columns, const T* source, int64
   constexpr int64_t kBatch = kLanes * kElementsPerWord<kWord>;
   F32 words[kLanes] = {};
   for (int i = 0; i < count; ++i) {
-    T row[kBatch] = {};
-    for (int64_t j = 0; j < kBatch && j < contraction; ++j) row[j] = source[i * row_stride + j];
-    words[i] = load_words<kWord>(row);
+    const T* row = source + i * row_stride;
+    if (contraction >= kBatch) {
+      words[i] = load_words<kWord>(row);
+      continue;
+    }
+    T tail[kBatch] = {};
+    for (int64_t j = 0; j < contraction; ++j) tail[j] = row[j];
+    words[i] = load_words<kWord>(tail);
   }
   transpose(words);
   const int64_t steps = gemm_steps(contraction, kWord);
@@ -357,14 +362,21 @@ struct Tile {
   void* y;
   int64_t stride;
   TileStore how;
+  // What other tiles will need soon; every step prefetches what lies `ahead_stride` bytes further.
+  const char* ahead;
+  int64_t ahead_stride;
 };
 
 template <int kRows, int kVectors, bool kPairs>
 void multiply_tile(const Tile& tile) {
   const float* a = tile.a;
   const float* b = tile.b;
+  const char* ahead = tile.ahead;
+  const int64_t ahead_stride = tile.ahead_stride;
   F32 sum[kRows][kVectors] = {};
   for (int64_t step = tile.steps; step > 0; --step) {
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += ahead_stride;
     F32 columns[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) columns[v] = load(b + v * kLanes);
@@ -531,6 +543,11 @@ void multiply(const GemmBlock& block) {
     Tile tile{};
     tile.steps = block.steps;
     tile.b = b + panel * block.b_panel_stride + block.first_step * vectors * kLanes;
+    // The tiles of this panel of B share the prefetching of the next one.
+    const int64_t row_panels = (block.rows + kTileRows - 1) / kTileRows;
+    tile.ahead =
+        reinterpret_cast<const char*>(tile.b + (left > kTileColumns ? block.b_panel_stride : 0));
+    tile.ahead_stride = (kTileColumns * 4 + row_panels - 1) / row_panels;
     for (int64_t row = 0, row_panel = 0; row < block.rows; row += kTileRows, ++row_panel) {
       const int64_t rows = block.rows - row < kTileRows ? block.rows - row : kTileRows;
       prefetch_tile(rows, row, column, output);
@@ -541,12 +558,14 @@ void multiply(const GemmBlock& block) {
         tile.stride = output.stride;
         tile.how = plain_store;
         multiply_tile_of_size(tile);
+        tile.ahead += block.steps * tile.ahead_stride;
         continue;
       }
       tile.y = buffer;
       tile.stride = kTileColumns;
       tile.how = TileStore::f32;
       multiply_tile_of_size(tile);
+      tile.ahead += block.steps * tile.ahead_stride;
       finish_tile(buffer, rows, columns, row, column, output);
     }
   }
