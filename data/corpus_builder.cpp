@@ -124,10 +124,12 @@ std::vector<std::string> sample_text(const std::vector<TextFile>& files,
     report(stream.progress("reading for the tokenizer"));
   }
   std::vector<Sample> samples;
+  samples.reserve(chosen.size());
   for (; !chosen.empty(); chosen.pop()) samples.push_back(chosen.top());
   std::sort(samples.begin(), samples.end(),
             [](const Sample& a, const Sample& b) { return a.place < b.place; });
   std::vector<std::string> texts;
+  texts.reserve(samples.size());
   for (Sample& sample : samples) texts.push_back(std::move(sample.text));
   return texts;
 }

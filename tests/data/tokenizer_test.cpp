@@ -2,11 +2,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 #include <sentencepiece_processor.h>
 
 #include <cmath>
-#include <fstream>
+#include <functional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -15,14 +14,16 @@
 #include "data/sentencepiece_model.h"
 #include "kernels/base/error.h"
 #include "kernels/base/philox.h"
-#include "tests/support/shared_data.h"
+#include "tests/support/sentencepiece.h"
 #include "tests/support/temporary_folder.h"
 
 namespace sidewinder {
 namespace {
 
+using testing::cut_finely;
 using ::testing::HasSubstr;
 using testing::TemporaryFolder;
+using testing::whole_call;
 
 // English-like text with everything that makes trouble: runs of spaces, line breaks, digits,
 // punctuation before spaces, other scripts, combining marks, ▁ itself.
@@ -55,14 +56,6 @@ std::string small_model(TokenizerKind kind) {
   return train_tokenizer(samples_of(sample_text(30000, 1)), {.kind = kind, .vocabulary = 400});
 }
 
-std::vector<int32_t> whole_call(const std::string& model, const std::string& text) {
-  sentencepiece::SentencePieceProcessor processor;
-  EXPECT_TRUE(processor.LoadFromSerializedProto(model).ok());
-  std::vector<int> ids;
-  EXPECT_TRUE(processor.Encode(text, &ids).ok());
-  return {ids.begin(), ids.end()};
-}
-
 // The sum of the pieces' log probabilities, which unigram models maximise.
 double path_score(const std::string& model, const std::vector<int32_t>& ids) {
   sentencepiece::SentencePieceProcessor processor;
@@ -70,14 +63,6 @@ double path_score(const std::string& model, const std::vector<int32_t>& ids) {
   double score = 0;
   for (const int32_t id : ids) score += processor.GetScore(id);
   return score;
-}
-
-// Encodes the text cut as often as possible.
-std::vector<int32_t> cut_finely(const Tokenizer& tokenizer, const CutRule& rule,
-                                std::string_view text) {
-  std::vector<int32_t> ids;
-  for (const std::string_view part : rule.split(text, 1)) tokenizer.encode_part(part, ids);
-  return ids;
 }
 
 TEST(Tokenizer, BytesAreTheirOwnIds) {
@@ -246,94 +231,6 @@ TEST(Tokenizer, TrainingNeedsTextAndRoomForCharacters) {
   EXPECT_THROW(train_tokenizer({}, {}), Error);
   EXPECT_THROW(train_tokenizer({"a"}, {.vocabulary = 10}), Error);
   EXPECT_THROW(train_tokenizer({"just one line of text"}, {.vocabulary = 5000}), Error);
-}
-
-// Real models and texts.
-class RealTokenizer : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const auto folder = testing::shared_data();
-    if (!folder) GTEST_SKIP() << "no folder of shared data (set SIDEWINDER_SHARED)";
-    folder_ = *folder;
-    for (const auto& entry : std::filesystem::directory_iterator(folder_ / "tokenizers")) {
-      if (entry.path().extension() == ".model") models_.push_back(entry.path());
-    }
-    models_.push_back(folder_ / "checkpoints/stories260k/tok512.model");
-    ASSERT_GE(models_.size(), 5U);
-  }
-  std::filesystem::path folder_;
-  std::vector<std::filesystem::path> models_;
-};
-
-TEST_F(RealTokenizer, GivesTheRecordedEncodings) {
-  std::ifstream lines(folder_ / "tokenizers/encodings.jsonl");
-  std::map<std::string, std::unique_ptr<Tokenizer>> tokenizers;
-  for (const auto& path : models_) {
-    const std::string stem = path.stem().string();
-    tokenizers[stem == "tok512" ? "stories260k-tok512" : stem] = load_tokenizer(path.string());
-  }
-  int count = 0;
-  for (std::string line; std::getline(lines, line); ++count) {
-    const auto record = nlohmann::json::parse(line);
-    const std::string name = record["model"];
-    const Tokenizer& tokenizer = *tokenizers.at(name);
-    const std::string text = record["text"];
-    const std::vector<int32_t> ids = record["ids"];
-    EXPECT_EQ(tokenizer.encode(text), ids) << name << ": " << text;
-    EXPECT_EQ(tokenizer.decode(ids), record["decoded"].get<std::string>());
-  }
-  EXPECT_EQ(count, 185);
-}
-
-TEST_F(RealTokenizer, CutsDoNotChangeIds) {
-  for (const auto& path : models_) {
-    SCOPED_TRACE(path);
-    const auto tokenizer = load_tokenizer(path.string());
-    const CutRule rule(parse_sentencepiece(tokenizer->model(), path.string()));
-    EXPECT_TRUE(rule.possible());
-    for (const char* name : {"tinyshakespeare.txt", "austen/emma.txt", "wikitext2-valid.txt"}) {
-      const std::string text = read_file((folder_ / "text" / name).string());
-      // Whole calls of 32 KiB: short enough that path scores of unigram models do not lose the
-      // digits that decide between nearly equal paths.
-      for (size_t at = 0; at + 200'000 < text.size(); at += 200'000) {
-        size_t begin = at;
-        while ((static_cast<unsigned char>(text[begin]) & 0xc0U) == 0x80) ++begin;
-        size_t end = begin + 32'768;
-        while ((static_cast<unsigned char>(text[end]) & 0xc0U) == 0x80) ++end;
-        const std::string part = text.substr(begin, end - begin);
-        ASSERT_EQ(cut_finely(*tokenizer, rule, part), whole_call(tokenizer->model(), part));
-        ASSERT_EQ(tokenizer->encode(part), whole_call(tokenizer->model(), part));
-      }
-    }
-  }
-}
-
-TEST_F(RealTokenizer, DamagedModelsAreErrorsNotCrashes) {
-  const TemporaryFolder folder;
-  int refused = 0;
-  for (const char* name :
-       {"tokenizers/t5-unigram-32k.model", "checkpoints/stories260k/tok512.model",
-        "tokenizers/sentencepiece-test-unigram1k.model"}) {
-    const std::string good = read_file((folder_ / name).string());
-    const Philox philox(3, name);
-    for (uint64_t trial = 0; trial < 25; ++trial) {
-      std::string bad = good;
-      for (uint64_t i = 0; i <= trial % 4; ++i) {
-        const uint64_t draw = philox.bits(trial * 8 + i);
-        bad[draw % bad.size()] = static_cast<char>(draw >> 40);
-      }
-      if (trial % 5 == 4) bad.resize(philox.bits(trial + 1000) % bad.size());
-      write_file(folder / "bad.model", bad);
-      try {
-        const auto tokenizer = load_tokenizer(folder / "bad.model");
-        tokenizer->encode("some text, 123");
-      } catch (const Error& error) {
-        EXPECT_EQ(error.exit_code(), ExitCode::environment) << error.what();
-        ++refused;
-      }
-    }
-  }
-  EXPECT_GT(refused, 15);  // at least the truncated ones
 }
 
 }  // namespace
