@@ -555,13 +555,6 @@ class RowPointer {
   int64_t head_;
 };
 
-// 2 · kLanes bf16 as words.
-inline F32 load_bits(const uint16_t* p) {
-  F32 value;
-  __builtin_memcpy(&value, p, sizeof value);
-  return value;
-}
-
 // Words kLanes · i … of a row; those past the width are zero.
 template <typename T, bool kPairs>
 inline F32 load_words(const T* row, int64_t word, int64_t width) {
@@ -569,11 +562,11 @@ inline F32 load_words(const T* row, int64_t word, int64_t width) {
   const int64_t rest = width - word * kPair;
   if constexpr (kPairs) {
     if (rest >= 2 * kLanes) {
-      return load_bits(row + 2 * word);
+      return load_pairs(row + 2 * word);
     }
     T buffer[2 * kLanes] = {};
     for (int64_t i = 0; i < rest; ++i) buffer[i] = row[2 * word + i];
-    return load_bits(buffer);
+    return load_pairs(buffer);
   } else {
     return rest >= kLanes ? load(row + word) : load_partial(row + word, static_cast<int>(rest));
   }

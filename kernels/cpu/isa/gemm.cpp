@@ -52,7 +52,7 @@ F32 load_words(const float* p) {
 
 template <GemmWord kWord>
 F32 load_words(const uint16_t* p) {
-  if constexpr (kWord == GemmWord::bf16_pair) return load(reinterpret_cast<const float*>(p));
+  if constexpr (kWord == GemmWord::bf16_pair) return load_pairs(p);
   return load(p);
 }
 

@@ -33,6 +33,13 @@ inline F32 broadcast(float value) { return value - F32{}; }  // value + 0 would 
 inline F32 load(const float* p) { return *reinterpret_cast<const F32Unaligned*>(p); }
 inline void store(float* p, F32 value) { *reinterpret_cast<F32Unaligned*>(p) = value; }
 
+// 2 · kLanes bf16 elements as they lie, two to a lane. Rows of bf16 begin at any even address.
+inline F32 load_pairs(const uint16_t* p) {
+  F32 value;
+  __builtin_memcpy(&value, p, sizeof value);
+  return value;
+}
+
 // bf16 elements (as uint16_t) to and from f32; stores round to nearest even.
 inline F32 load(const uint16_t* p) {
 #if defined(__AVX512F__)
