@@ -31,6 +31,7 @@ HybridModel::HybridModel(const ModelOptions& options, const Initializer& initial
     const BlockOptions& block_options = options.blocks.at(std::string(1, letters[i]));
     const std::string name = "blocks." + std::to_string(i);
     Block block;
+    block.letter = letters[i];
     block.mixer_norm = initializer.constant(name + ".mixer_norm.weight", ParameterRole::norm,
                                             {options.width}, 1.0);
     block.mixer = make_mixer(name + ".mixer", options, block_options, initializer, divisor);
@@ -135,6 +136,12 @@ Tensor HybridModel::next_logits(Dtype dtype, const std::vector<int32_t>& tokens,
       hidden(pass, Tensor::from<int32_t>({count}, tokens), false, &state).value();
   state.position += count;
   return head_logits(x.slice_rows(count - 1, count)).reshape({options_.vocabulary});
+}
+
+void HybridModel::set_block_context(char letter, const BlockContext& context) {
+  for (Block& block : blocks_) {
+    if (block.letter == letter) block.mixer->set_context(context);
+  }
 }
 
 void HybridModel::visit(const ParameterVisitor& visitor) {

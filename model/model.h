@@ -45,6 +45,9 @@ class HybridModel {
   // The cost per token of windowed hybrids does not depend on what came before.
   Tensor next_logits(Dtype dtype, const std::vector<int32_t>& tokens, GenerationState& state);
 
+  // Takes effect with the next forward pass, so call it between steps, and start generation anew.
+  void set_block_context(char letter, const BlockContext& context);
+
   void visit(const ParameterVisitor& visitor);
   int64_t num_parameters();
   // FLOPs of forward and backward: 6 per matrix element and token (the output layer included), and
@@ -54,6 +57,7 @@ class HybridModel {
 
  private:
   struct Block {
+    char letter;
     Parameter mixer_norm;
     std::unique_ptr<Layer> mixer;
     Parameter feed_forward_norm;

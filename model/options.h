@@ -52,4 +52,10 @@ struct ModelOptions {
   int64_t max_context = 0;      // longest row; 0: train.context
 };
 
+// What may change between steps while a context grows: which distances the attention blocks of a
+// letter see.
+struct BlockContext {
+  int64_t window = 0;  // visible keys including the query itself; 0: all earlier ones
+};
+
 }  // namespace sidewinder

@@ -15,6 +15,7 @@ Attention::Attention(const std::string& name, int64_t width, const BlockOptions&
       uses_rope_(options.rope),
       qk_norm_(options.qk_norm),
       norm_eps_(norm_eps) {
+  context_.window = pattern_.window;
   rope_options_.head_width = head_width_;
   rope_options_.rotary_width =
       static_cast<int64_t>(std::lround(options.rotary_share * static_cast<double>(head_width_) / 2)) *
@@ -114,6 +115,11 @@ std::pair<Tensor, Tensor> Attention::with_cache(BlockState& state, const Tensor&
   const Shape shape = {visible, key_value_heads_, head_width_};
   return {state.keys.slice_rows(state.first_key, state.end_key).reshape(shape),
           state.values.slice_rows(state.first_key, state.end_key).reshape(shape)};
+}
+
+void Attention::set_context(const BlockContext& context) {
+  context_ = context;
+  pattern_.window = context.window;
 }
 
 void Attention::visit(const ParameterVisitor& visitor) {

@@ -18,6 +18,8 @@ class Attention final : public Layer {
   int64_t matrix_elements() const override;
   int64_t pair_elements() const override { return 2 * heads_ * head_width_; }
   AttentionPattern pattern() const override { return pattern_; }
+  const BlockContext* context() const override { return &context_; }
+  void set_context(const BlockContext& context) override;
 
  private:
   const RopeTable& rope_table(int64_t positions, Dtype dtype);
@@ -29,6 +31,7 @@ class Attention final : public Layer {
   int64_t key_value_heads_;
   int64_t head_width_;
   AttentionPattern pattern_;
+  BlockContext context_;
   bool uses_rope_;
   bool qk_norm_;
   double norm_eps_;

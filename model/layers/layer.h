@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/base/check.h"
 #include "kernels/tensor/sequence_layout.h"
 #include "model/autograd/functions.h"
 #include "model/autograd/parameter.h"
+#include "model/options.h"
 
 namespace sidewinder {
 
@@ -45,6 +47,9 @@ class Layer {
   virtual int64_t matrix_elements() const = 0;
   virtual int64_t pair_elements() const { return 0; }
   virtual AttentionPattern pattern() const { return {}; }
+  // Of attention; null for layers without one. set_context is for these alone.
+  virtual const BlockContext* context() const { return nullptr; }
+  virtual void set_context(const BlockContext&) { SIDEWINDER_ASSERT(context() != nullptr); }
 };
 
 }  // namespace sidewinder
