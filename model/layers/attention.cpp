@@ -149,11 +149,6 @@ std::pair<Tensor, Tensor> Attention::with_cache(BlockState& state, const Tensor&
           state.values.slice_rows(state.first_key, state.end_key).reshape(shape)};
 }
 
-void Attention::set_context(const BlockContext& context) {
-  context_ = context;
-  pattern_.window = context.window;
-}
-
 void Attention::visit(const ParameterVisitor& visitor) {
   visitor(qkv_);
   if (qk_norm_) {
