@@ -12,11 +12,11 @@ namespace sidewinder {
 namespace {
 
 constexpr std::array<ElementType, 23> kTypes = {{
-    {"BOOL", 8},        {"U8", 8},      {"I8", 8},          {"F8_E4M3", 8}, {"F8_E5M2", 8},
+    {"BOOL", 8},        {"U8", 8},          {"I8", 8},      {"F8_E4M3", 8}, {"F8_E5M2", 8},
     {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"F8_E8M0", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6},
-    {"F4", 4},          {"I16", 16},    {"U16", 16},        {"F16", 16},    {"BF16", 16},
-    {"I32", 32},        {"U32", 32},    {"F32", 32},        {"I64", 64},    {"U64", 64},
-    {"F64", 64},        {"C64", 64},    {"I4", 4},
+    {"F4", 4},          {"I16", 16},        {"U16", 16},    {"F16", 16},    {"BF16", 16},
+    {"I32", 32},        {"U32", 32},        {"F32", 32},    {"I64", 64},    {"U64", 64},
+    {"F64", 64},        {"C64", 64},        {"I4", 4},
 }};
 
 // IEEE 754 binary16 ↔ binary32, NaN payloads kept.
@@ -49,7 +49,7 @@ uint16_t float_to_half(float value) {
     return static_cast<uint16_t>(sign | 0x7c00U | (payload != 0 ? payload : 0x200U));
   }
   if (magnitude >= 0x477ff000U) return static_cast<uint16_t>(sign | 0x7c00U);  // ≥ 65520
-  if (magnitude >= 0x38800000U) {                                             // ≥ 2^−14
+  if (magnitude >= 0x38800000U) {                                              // ≥ 2^−14
     return static_cast<uint16_t>(sign | (shift_rounded(magnitude, 13) - (uint32_t{112} << 10)));
   }
   if (magnitude < 0x33000000U) return static_cast<uint16_t>(sign);  // < 2^−25

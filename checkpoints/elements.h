@@ -27,6 +27,7 @@ struct Narrowed {
   int64_t rounded = 0;     // elements that are not the same in the narrower type
   int64_t overflowed = 0;  // finite ones that became infinite
 };
-Narrowed elements_from_f32(const ElementType& type, const float* values, int64_t count, void* bytes);
+Narrowed elements_from_f32(const ElementType& type, const float* values, int64_t count,
+                           void* bytes);
 
 }  // namespace sidewinder

@@ -1,6 +1,7 @@
 #include "checkpoints/safetensors.h"
 
 #include <fcntl.h>
+#include <nlohmann/json.hpp>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,7 +9,6 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <string_view>
@@ -156,7 +156,8 @@ void check_tiling(const HeaderReader& reader, const std::vector<StoredTensor>& t
     end = tensor.begin + tensor.bytes;
   }
   if (end != data_bytes) {
-    reader.fail("the last {} of {} bytes of data belong to no tensor", data_bytes - end, data_bytes);
+    reader.fail("the last {} of {} bytes of data belong to no tensor", data_bytes - end,
+                data_bytes);
   }
 }
 

@@ -34,7 +34,8 @@ class Builder : public nlohmann::json_sax<Json> {
 
   bool key(string_t& name) override {
     Level& level = levels_.back();
-    if (!level.keys.insert(name).second) return refuse(fmt::format("has the key \"{}\" twice", name));
+    if (!level.keys.insert(name).second)
+      return refuse(fmt::format("has the key \"{}\" twice", name));
     if (levels_.size() == 1 && level.keys.size() > limits_.members) {
       return refuse(fmt::format("has more than {} entries", limits_.members));
     }

@@ -10,8 +10,8 @@
 namespace sidewinder {
 
 struct StrictJsonLimits {
-  size_t depth = 32;             // objects and lists inside each other
-  size_t members = 1000000;      // of the outermost object
+  size_t depth = 32;         // objects and lists inside each other
+  size_t members = 1000000;  // of the outermost object
 };
 
 // The object, its members in the order of the text. Error{environment} with `where` in front for

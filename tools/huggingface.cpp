@@ -1,10 +1,11 @@
 #include "tools/huggingface.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <filesystem>
 #include <functional>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "checkpoints/durable.h"
@@ -134,9 +135,9 @@ std::optional<MambaConfig> to_mamba(const ModelOptions& model, std::string& why)
   }
   for (const auto& [letter, block] : blocks_of(model)) {
     if (block.mixer != MixerKind::mamba1 || block.feed_forward != FeedForwardKind::none) {
-      why = fmt::format("block {}: {}", letter,
-                        block.mixer != MixerKind::mamba1 ? "its mixer is not mamba1"
-                                                         : "it has a feed-forward");
+      why = fmt::format(
+          "block {}: {}", letter,
+          block.mixer != MixerKind::mamba1 ? "its mixer is not mamba1" : "it has a feed-forward");
       return std::nullopt;
     }
     MambaConfig config;
@@ -267,8 +268,8 @@ Recipe recipe_of(const std::string& folder, const Json& config, const ModelOptio
   recipe.train.tokens_per_step = recipe.train.context;
   recipe.train.steps = 1;
   const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
-  recipe.train.precision = config.contains(key) && config[key] == "bfloat16" ? Precision::bf16
-                                                                             : Precision::f32;
+  recipe.train.precision =
+      config.contains(key) && config[key] == "bfloat16" ? Precision::bf16 : Precision::f32;
   // A recipe is not complete without these; nothing is known of how the model was trained.
   recipe.data.train = {{.name = "unknown", .folder = "unknown"}};
   recipe.learning_rate.peak = 1e-4;
@@ -285,9 +286,10 @@ CheckpointContent import_huggingface(const std::string& folder) {
   const WeightFiles files(folder);
   if (translation.model.tied_embeddings &&
       head_in_file(files, translation.tensors) == HeadInFile::other) {
-    log_warning("{}: tie_word_embeddings is true, but {} is not the embedding; the output layer is "
-                "taken as it is, not tied",
-                folder, translation.tensors.head);
+    log_warning(
+        "{}: tie_word_embeddings is true, but {} is not the embedding; the output layer is "
+        "taken as it is, not tied",
+        folder, translation.tensors.head);
     translation = read_family(config, path, true);
   }
   TakenWeights weights = take_weights(files, translation.tensors);
@@ -343,7 +345,8 @@ ForeignModel foreign_model(const Recipe& recipe, const std::optional<Origin>& or
     return foreign_mamba(*mamba, origin, options);
   }
   fail_user(
-      "no Hugging Face family that can be written has such a model:\n    not llama or mistral: {}\n "
+      "no Hugging Face family that can be written has such a model:\n    not llama or mistral: "
+      "{}\n "
       "   not mamba: {}",
       not_llama, not_mamba);
 }

@@ -20,10 +20,10 @@ namespace sidewinder {
 CheckpointContent import_huggingface(const std::string& folder);
 
 // The tokenizer of a folder: `named` (a SentencePiece file or "bytes") if given, else its
-// tokenizer.model, else bytes where the vocabulary is 256. Error{user} where there is none that this
-// program can read, or one with more ids than the model has.
-std::unique_ptr<Tokenizer> huggingface_tokenizer(const std::string& folder, const std::string& named,
-                                                 int64_t vocabulary);
+// tokenizer.model, else bytes where the vocabulary is 256. Error{user} where there is none that
+// this program can read, or one with more ids than the model has.
+std::unique_ptr<Tokenizer> huggingface_tokenizer(const std::string& folder,
+                                                 const std::string& named, int64_t vocabulary);
 
 // What stands in config.json and how the tensors lie, for a model of ours.
 struct ForeignModel {
@@ -33,7 +33,7 @@ struct ForeignModel {
 };
 
 struct ExportOptions {
-  std::string type;  // F32, BF16 or F16; empty: as in the origin, else F32
+  std::string type;            // F32, BF16 or F16; empty: as in the origin, else F32
   std::optional<int32_t> bos;  // for a new config
   std::optional<int32_t> eos;
 };

@@ -27,8 +27,8 @@ const Json* ConfigReader::find(const std::string& key) {
 int64_t ConfigReader::integer(const std::string& key, std::optional<int64_t> otherwise) {
   const Json* value = find(key);
   if (value == nullptr && otherwise) return *otherwise;
-  if (value == nullptr || !value->is_number_unsigned() || *value == 0U ||
-      value->get<uint64_t>() > uint64_t{1} << 40) {
+  constexpr int64_t kMost = int64_t{1} << 40;
+  if (value == nullptr || !value->is_number_integer() || *value < 1 || *value > kMost) {
     refuse(key, "a whole number of at least 1 is needed");
     return 1;
   }
@@ -86,8 +86,8 @@ void ConfigReader::ignore(const std::vector<std::string>& keys) {
 
 void ConfigReader::refuse(const std::string& key, const std::string& reason) {
   const auto found = config_.find(key);
-  problems_.push_back(fmt::format("{}: {}; {}", key,
-                                  found == config_.end() ? "missing" : found->dump(), reason));
+  problems_.push_back(
+      fmt::format("{}: {}; {}", key, found == config_.end() ? "missing" : found->dump(), reason));
 }
 
 void ConfigReader::finish() {
@@ -106,10 +106,10 @@ void ConfigReader::finish() {
 
 const std::vector<std::string>& general_config_keys() {
   static const std::vector<std::string> keys = {
-      "_name_or_path",   "architectures",        "bos_token_id",        "dtype",
-      "eos_token_id",    "initializer_range",    "model_type",          "output_attentions",
-      "pad_token_id",    "output_hidden_states", "return_dict",         "torch_dtype",
-      "unk_token_id",    "transformers_version", "use_cache"};
+      "_name_or_path", "architectures",        "bos_token_id", "dtype",
+      "eos_token_id",  "initializer_range",    "model_type",   "output_attentions",
+      "pad_token_id",  "output_hidden_states", "return_dict",  "torch_dtype",
+      "unk_token_id",  "transformers_version", "use_cache"};
   return keys;
 }
 

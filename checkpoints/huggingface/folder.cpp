@@ -1,9 +1,9 @@
 #include "checkpoints/huggingface/folder.h"
 
 #include <fcntl.h>
+#include <nlohmann/json.hpp>
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "checkpoints/manifest.h"
@@ -134,9 +134,7 @@ Tensor WeightFiles::read_f32(const std::string& name, int64_t* rounded) const {
   return result;
 }
 
-std::string read_config_text(const std::string& path) {
-  return read_text(path, uint64_t{1} << 20);
-}
+std::string read_config_text(const std::string& path) { return read_text(path, uint64_t{1} << 20); }
 
 Json parse_config(const std::string& text, const std::string& path) {
   return parse_strict_json(text, path + ":");

@@ -70,8 +70,7 @@ LlamaConfig read_llama_config(const Json& json, const std::string& path) {
                   fmt::format("it must divide hidden_size, {}, or head_dim be set", config.width));
   }
   config.head_width = head_width.value_or(config.width / config.heads);
-  config.context =
-      reader.integer("max_position_embeddings", config.is_mistral ? 131072 : 2048);
+  config.context = reader.integer("max_position_embeddings", config.is_mistral ? 131072 : 2048);
   config.norm_eps = reader.number("rms_norm_eps", 1e-6);
   config.tied = reader.boolean("tie_word_embeddings", false);
   if (config.is_mistral) {
@@ -139,7 +138,9 @@ TensorTable llama_tensors(const LlamaConfig& config) {
     table.rules.push_back({name, std::move(shape), std::move(parts), false});
   };
   const auto same = [&](const std::string& name, const std::vector<int64_t>& shape,
-                        const std::string& theirs) { add(name, shape, {{theirs, shape}}); };
+                        const std::string& theirs) {
+    add(name, shape, {{theirs, shape}});
+  };
   const int64_t width = config.width;
   const int64_t queries = config.heads * config.head_width;
   const int64_t keys = config.key_value_heads * config.head_width;

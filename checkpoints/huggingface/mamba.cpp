@@ -39,8 +39,8 @@ MambaConfig read_mamba_config(const Json& json, const std::string& path) {
   config.norm_eps = reader.number("layer_norm_epsilon", 1e-5);
   config.tied = reader.boolean("tie_word_embeddings", true);
   const Json& rank = reader.raw("time_step_rank");
-  config.dt_rank =
-      rank.is_null() || rank == "auto" ? (config.width + 15) / 16 : reader.integer("time_step_rank");
+  config.dt_rank = rank.is_null() || rank == "auto" ? (config.width + 15) / 16
+                                                    : reader.integer("time_step_rank");
   if (config.conv_width < 2 || config.conv_width > 8) {
     reader.refuse("conv_kernel", "widths from 2 to 8 are supported");
   }

@@ -18,7 +18,7 @@ struct TensorRule {
   std::string name;  // ours, without "model/"
   std::vector<int64_t> shape;
   std::vector<TensorPart> parts;  // theirs
-  bool needs_f32 = false;  // is never written rounded: decay rates suffer
+  bool needs_f32 = false;         // is never written rounded: decay rates suffer
 };
 
 struct TensorTable {

@@ -1,9 +1,9 @@
 #include "checkpoints/huggingface/transfer.h"
 
 #include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "checkpoints/manifest.h"
@@ -50,7 +50,8 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 }
 
 // Lists at most a few, so that a wrong family does not fill the screen.
-void add_list(std::string& text, const std::string& heading, const std::vector<std::string>& lines) {
+void add_list(std::string& text, const std::string& heading,
+              const std::vector<std::string>& lines) {
   if (lines.empty()) return;
   constexpr size_t kShown = 8;
   text += fmt::format("\n    {} ({}):", heading, lines.size());
@@ -144,9 +145,10 @@ TensorToStore part_to_store(const std::string& name, const TensorPart& part, con
     std::vector<char> bytes(static_cast<size_t>(count) * static_cast<size_t>(type.bits) / 8);
     const Narrowed narrowed =
         elements_from_f32(type, tensor.data<float>() + begin, count, bytes.data());
-    SIDEWINDER_REQUIRE(narrowed.overflowed == 0,
-                       "tensor {} has {} elements that are too large for {}; write it as F32 or BF16",
-                       name, narrowed.overflowed, type.name);
+    SIDEWINDER_REQUIRE(
+        narrowed.overflowed == 0,
+        "tensor {} has {} elements that are too large for {}; write it as F32 or BF16", name,
+        narrowed.overflowed, type.name);
     if (narrowed.rounded > 0) {
       note(fmt::format("{}: {} of {} elements rounded to {}", name, narrowed.rounded, count,
                        type.name));
@@ -159,9 +161,8 @@ TensorToStore part_to_store(const std::string& name, const TensorPart& part, con
 }  // namespace
 
 std::string Origin::json() const {
-  const Json json = {{"format", "huggingface"}, {"config", config},
-                     {"prefix", prefix},        {"has_tied_head", has_tied_head},
-                     {"types", types},          {"metadata", metadata}};
+  const Json json = {{"format", "huggingface"},        {"config", config}, {"prefix", prefix},
+                     {"has_tied_head", has_tied_head}, {"types", types},   {"metadata", metadata}};
   return json.dump();
 }
 
@@ -196,9 +197,9 @@ TakenWeights take_weights(const WeightFiles& files, const TensorTable& table) {
   Origin& origin = result.origin;
   origin.prefix = common_prefix(files);
   origin.metadata = files.metadata();
-  const bool is_tied = std::none_of(
-      table.rules.begin(), table.rules.end(),
-      [&](const TensorRule& rule) { return rule.parts.front().name == table.head; });
+  const bool is_tied =
+      std::none_of(table.rules.begin(), table.rules.end(),
+                   [&](const TensorRule& rule) { return rule.parts.front().name == table.head; });
   origin.has_tied_head = is_tied && head_in_file(files, table) == HeadInFile::like_embedding;
   check_complete(files, table, origin.prefix, origin.has_tied_head, result.notes);
   int64_t rounded = 0;
@@ -209,9 +210,8 @@ TakenWeights take_weights(const WeightFiles& files, const TensorTable& table) {
     }
   }
   if (rounded > 0) {
-    result.notes.push_back(
-        fmt::format("{} elements of F64 tensors were rounded to f32, the type of weights here",
-                    rounded));
+    result.notes.push_back(fmt::format(
+        "{} elements of F64 tensors were rounded to f32, the type of weights here", rounded));
   }
   return result;
 }
@@ -220,7 +220,8 @@ GivenWeights give_weights(const std::map<std::string, Tensor>& ours, const Tenso
                           const std::optional<Origin>& origin, std::string_view type,
                           const std::function<void(const std::string&)>& note) {
   GivenWeights result;
-  result.metadata = origin ? origin->metadata : std::map<std::string, std::string>{{"format", "pt"}};
+  result.metadata =
+      origin ? origin->metadata : std::map<std::string, std::string>{{"format", "pt"}};
   const std::string prefix = origin ? origin->prefix : "";
   for (const TensorRule& rule : table.rules) {
     const auto found = ours.find(rule.name);

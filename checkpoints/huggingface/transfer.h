@@ -1,7 +1,7 @@
 #pragma once
 // Carrying weights over by a TensorTable, in both directions, every tensor exactly once. What is
-// needed to give the same bytes back (element types, names, config) travels as `Origin` in the state
-// of the checkpoint.
+// needed to give the same bytes back (element types, names, config) travels as `Origin` in the
+// state of the checkpoint.
 
 #include <functional>
 #include <map>
@@ -17,11 +17,11 @@
 namespace sidewinder {
 
 struct Origin {
-  std::string config;                          // text of config.json
-  std::string prefix;                          // before all names: "module."
-  std::map<std::string, std::string> types;    // element type by their name, without prefix
+  std::string config;                           // text of config.json
+  std::string prefix;                           // before all names: "module."
+  std::map<std::string, std::string> types;     // element type by their name, without prefix
   std::map<std::string, std::string> metadata;  // of the first safetensors file
-  bool has_tied_head = false;  // the file repeats the embedding as output layer
+  bool has_tied_head = false;                   // the file repeats the embedding as output layer
 
   std::string json() const;
   // Empty text or null: nothing. Error{environment} if it is something else.
@@ -37,8 +37,8 @@ struct TakenWeights {
   Origin origin;                     // all but `config`
   std::vector<std::string> notes;    // for the log
 };
-// Error{user} that lists which tensors of the table are not in the files, which are in the files and
-// not in the table, and which have another shape.
+// Error{user} that lists which tensors of the table are not in the files, which are in the files
+// and not in the table, and which have another shape.
 TakenWeights take_weights(const WeightFiles& files, const TensorTable& table);
 
 struct GivenWeights {

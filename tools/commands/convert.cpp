@@ -1,10 +1,10 @@
 #include "tools/commands/convert.h"
 
 #include <fmt/core.h>
+#include <nlohmann/json.hpp>
 
 #include <filesystem>
 #include <functional>
-#include <nlohmann/json.hpp>
 
 #include "checkpoints/durable.h"
 #include "kernels/base/check.h"
@@ -69,8 +69,9 @@ std::string line_of(const Recipe& recipe) {
 }
 
 Json import_model(const ConvertCommand& command, const std::string& to) {
-  SIDEWINDER_REQUIRE(command.type.empty(),
-                     "--dtype is for writing Hugging Face folders; weights are f32 in a checkpoint");
+  SIDEWINDER_REQUIRE(
+      command.type.empty(),
+      "--dtype is for writing Hugging Face folders; weights are f32 in a checkpoint");
   CheckpointContent content = import_huggingface(command.from);
   Json state = Json::parse(content.state);
   Recipe recipe = parse_recipe(state["recipe"].get<std::string>(), command.from);
@@ -84,10 +85,11 @@ Json import_model(const ConvertCommand& command, const std::string& to) {
   content.state = state.dump();
   make_folder(to, [&](const std::string& folder) {
     if (!tokenizer->is_bytes()) write_new_file(tokenizer_path(folder), tokenizer->model());
-    write_new_file((fs::path(folder) / "model.toml").string(),
-                   fmt::format("# The model of {}, for recipes that train it further:\n"
-                               "#   extends = \"{}/model.toml\"\n#   [init]\n#   from = \"{}\"\n\n{}",
-                               command.from, to, to, model_section_text(text)));
+    write_new_file(
+        (fs::path(folder) / "model.toml").string(),
+        fmt::format("# The model of {}, for recipes that train it further:\n"
+                    "#   extends = \"{}/model.toml\"\n#   [init]\n#   from = \"{}\"\n\n{}",
+                    command.from, to, to, model_section_text(text)));
     Store(folder).save(content, {});
   });
   const std::string tokenizer_text =
@@ -119,13 +121,14 @@ Json export_model(const ConvertCommand& command, const std::string& to) {
   const CheckpointContent content = load_checkpoint_or_newest(command.from);
   const Json state = Json::parse(content.state);
   const Recipe recipe = parse_recipe(state.at("recipe").get<std::string>(), "stored recipe");
-  const auto tokenizer = load_tokenizer(
-      command.tokenizer.empty() ? find_tokenizer(command.from) : command.tokenizer);
+  const auto tokenizer =
+      load_tokenizer(command.tokenizer.empty() ? find_tokenizer(command.from) : command.tokenizer);
   const std::string digest = state.value("tokenizer_digest", "");
-  SIDEWINDER_REQUIRE(digest.empty() || digest == tokenizer->digest(),
-                     "the tokenizer has digest {} but the model was trained with {}; pass --tokenizer "
-                     "FILE with the right one",
-                     tokenizer->digest(), digest);
+  SIDEWINDER_REQUIRE(
+      digest.empty() || digest == tokenizer->digest(),
+      "the tokenizer has digest {} but the model was trained with {}; pass --tokenizer "
+      "FILE with the right one",
+      tokenizer->digest(), digest);
   options.bos = tokenizer->bos();
   options.eos = tokenizer->eos();
   make_folder(to, [&](const std::string& folder) {

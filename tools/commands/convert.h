@@ -14,8 +14,8 @@ struct ConvertCommand {
   std::string json_path;
 };
 
-// Hugging Face folder → run folder with one checkpoint, a tokenizer, and model.toml for recipes; run
-// or checkpoint → Hugging Face folder. `to` appears whole or not at all.
+// Hugging Face folder → run folder with one checkpoint, a tokenizer, and model.toml for recipes;
+// run or checkpoint → Hugging Face folder. `to` appears whole or not at all.
 ExitCode convert(const ConvertCommand& command);
 
 }  // namespace sidewinder

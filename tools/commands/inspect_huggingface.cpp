@@ -1,9 +1,9 @@
 #include <fmt/core.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "checkpoints/huggingface/folder.h"
 #include "kernels/base/error.h"
@@ -39,7 +39,8 @@ Values values_of(const std::vector<float>& elements) {
     squares += value * value;
     result.largest = std::max(result.largest, std::abs(value));
   }
-  const double count = static_cast<double>(elements.size()) - static_cast<double>(result.not_finite);
+  const double count =
+      static_cast<double>(elements.size()) - static_cast<double>(result.not_finite);
   if (count == 0) return result;
   result.mean = sum / count;
   result.deviation = std::sqrt(std::max(0.0, squares / count - result.mean * result.mean));
@@ -50,7 +51,8 @@ class TensorList {
  public:
   explicit TensorList(bool values) : shows_values_(values) {
     rows_.push_back({"tensor", "type", "shape", "bytes"});
-    if (values) rows_.front().insert(rows_.front().end(), {"mean", "deviation", "largest", "not finite"});
+    if (values)
+      rows_.front().insert(rows_.front().end(), {"mean", "deviation", "largest", "not finite"});
   }
 
   void add(const StoredTensor& tensor, const std::vector<char>& bytes) {
@@ -113,12 +115,14 @@ void print_model(const std::string& folder, Json& result) {
   const Json config = parse_config(read_config_text(path), path);
   result["config"] = config;
   fmt::print("folder       {}\n", folder);
-  fmt::print("model type   {}\n", config.contains("model_type") ? config["model_type"].dump() : "?");
+  fmt::print("model type   {}\n",
+             config.contains("model_type") ? config["model_type"].dump() : "?");
   try {
     const Json state = Json::parse(import_huggingface(folder).state);
     const Recipe recipe = parse_recipe(state["recipe"].get<std::string>(), folder);
-    fmt::print("layers       \"{}\" x {}, width {}, vocabulary {}, context {}\n", recipe.model.layers,
-               recipe.model.repeat, recipe.model.width, recipe.model.vocabulary,
+    fmt::print("layers       \"{}\" x {}, width {}, vocabulary {}, context {}\n",
+               recipe.model.layers, recipe.model.repeat, recipe.model.width,
+               recipe.model.vocabulary,
                recipe.model.max_context > 0 ? count_text(recipe.model.max_context) : "any");
     result["problem"] = nullptr;
   } catch (const Error& error) {
