@@ -431,6 +431,14 @@ ExitCode Trainer::run() {
     // Edges belong to the step before, so that a run that is continued there does not repeat them.
     const ContextPlan next = schedule_.at(state_.progress);
     const bool edge = next.stage != report.context.stage && !last;
+    if (options_.at_stage_end && (edge || last)) {
+      if (const std::optional<std::string> reason = options_.at_stage_end(at, report.context)) {
+        progress.finish();
+        save();
+        throw Error(ExitCode::numeric_stop,
+                    fmt::format("stopped after step {}: {}", at, *reason));
+      }
+    }
     if (edge) report_edge(report.context, next);
     const bool validates =
         options_.train.validate_every > 0 && at % options_.train.validate_every == 0;

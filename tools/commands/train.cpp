@@ -14,6 +14,7 @@
 #include "kernels/cpu/peak.h"
 #include "kernels/tensor/allocator.h"
 #include "tools/assemble.h"
+#include "tools/commands/extension.h"
 
 namespace sidewinder {
 namespace {
@@ -113,6 +114,14 @@ ExitCode train(const TrainCommand& command) {
   copy_tokenizer(recipe);
 
   TrainerOptions options = trainer_options(recipe);
+  std::optional<Extension> extension;
+  if (recipe.extend.from_context > 0) {
+    extension.emplace(recipe, *model);
+    if (!checkpoint) extension->measure_start();
+    options.at_stage_end = [&extension](int64_t step, const ContextPlan& plan) {
+      return extension->at_stage_end(step, plan.length);
+    };
+  }
   options.instruction_set = std::string(name_of(active_isa()));
   options.allow_different_cpu = command.allow_different_cpu;
   options.peak_flops = peak_flops(dtype_of(recipe.train.precision));
@@ -120,6 +129,7 @@ ExitCode train(const TrainCommand& command) {
   log_header(*model, recipe, trainer, options.peak_flops);
   const ExitCode code = trainer.run();
   print_summary(recipe, trainer, code);
+  if (extension) extension->print();
 
   if (!command.json_path.empty()) {
     const RunSummary& summary = trainer.summary();
