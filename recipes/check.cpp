@@ -119,11 +119,11 @@ void check_attention(const ModelOptions& model, const BlockOptions& block, const
         fmt::format("{} does not divide the number of heads, {}", block.key_value_heads, heads),
         fmt::format("use a divisor of {}", heads));
   }
-  if (!block.rope || !check.sound(path + ".rope")) return;
+  if (block.position != PositionKind::rope || !check.sound(path + ".position")) return;
   if (block.head_width % 2 != 0) {
-    check.report({width_key, path + ".rope"},
+    check.report({width_key, path + ".position"},
                  fmt::format("{} is odd, and rope turns pairs", block.head_width),
-                 "use an even head_width, or set rope = false");
+                 "use an even head_width, or set position = \"none\"");
     return;
   }
   const double turned = block.rotary_share * static_cast<double>(block.head_width);

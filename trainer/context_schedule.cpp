@@ -434,7 +434,7 @@ int64_t ContextSchedule::rows_at_once(int64_t row_length) const {
 
 void apply(const ContextPlan& plan, HybridModel& model) {
   for (const auto& [letter, block] : plan.blocks) {
-    BlockContext context;
+    BlockContext context = model.block_context(letter.front());
     context.window = block.window;
     model.set_block_context(letter.front(), context);
   }
