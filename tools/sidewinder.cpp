@@ -16,6 +16,7 @@
 #include "tools/commands/eval.h"
 #include "tools/commands/generate.h"
 #include "tools/commands/inspect.h"
+#include "tools/commands/plan.h"
 #include "tools/commands/recipe.h"
 #include "tools/commands/selftest.h"
 #include "tools/commands/synthesize.h"
@@ -128,8 +129,26 @@ void add_train(CLI::App& app, Run& run) {
   command.add_flag("--fresh", options->fresh, "start anew in a folder beside a run that has checkpoints");
   command.add_flag("--allow-different-cpu", options->allow_different_cpu,
                    "continue although another instruction set made the checkpoint (other bits)");
+  command.add_flag("--allow-too-little-memory", options->allow_too_little_memory,
+                   "start although the run needs more memory than there is (see `plan`)");
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return train(*options); }; });
+}
+
+void add_plan(CLI::App& app, Run& run) {
+  auto options = std::make_shared<PlanCommand>();
+  CLI::App& command = *app.add_subcommand(
+      "plan", "What a run will cost: FLOPs, memory and time, by context length, without running it");
+  command.add_option("recipe", options->recipe,
+                     "recipe file (TOML); without one, the cost tables that are usually quoted");
+  add_sets(command, options->sets);
+  command.add_option("--lengths", options->lengths, "of the tables (default: 1K to 2M)")
+      ->delimiter(',')
+      ->type_name("N,N,...");
+  command.add_option("--mfu", options->mfu, "share of the machine's peak to suppose for the time")
+      ->capture_default_str();
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return plan(*options); }; });
 }
 
 void add_eval(CLI::App& app, Run& run) {
@@ -232,6 +251,7 @@ ExitCode run_program(int argc, char** argv) {
   Run run;
   add_tokenize(app, run);
   add_train(app, run);
+  add_plan(app, run);
   add_eval(app, run);
   add_generate(app, run);
   add_inspect(app, run);

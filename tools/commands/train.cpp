@@ -15,6 +15,7 @@
 #include "kernels/tensor/allocator.h"
 #include "tools/assemble.h"
 #include "tools/commands/extension.h"
+#include "tools/memory_plan.h"
 
 namespace sidewinder {
 namespace {
@@ -90,6 +91,10 @@ void print_summary(const Recipe& recipe, Trainer& trainer, ExitCode code) {
 
 ExitCode train(const TrainCommand& command) {
   Recipe recipe = load_recipe(command.recipe, command.sets);
+  if (!command.allow_too_little_memory) {
+    const std::string problem = memory_problem(recipe, available_memory());
+    if (!problem.empty()) fail_environment("{}", problem);
+  }
   if (command.fresh) recipe.run.folder = fresh_folder(recipe.run.folder);
   std::error_code failed;
   fs::create_directories(recipe.run.folder, failed);
@@ -102,7 +107,7 @@ ExitCode train(const TrainCommand& command) {
   log_to_file((fs::path(recipe.run.folder) / "train.log").string());
 
   const std::unique_ptr<HybridModel> model = make_model(recipe);
-  const std::optional<CheckpointContent> checkpoint = Store(recipe.run.folder).load_newest();
+  std::optional<CheckpointContent> checkpoint = Store(recipe.run.folder).load_newest();
   if (checkpoint) {
     refuse_changed_keys(*checkpoint, recipe);
     log_info("continuing {} after step {}", recipe.run.folder, checkpoint->step);
@@ -126,6 +131,7 @@ ExitCode train(const TrainCommand& command) {
   options.allow_different_cpu = command.allow_different_cpu;
   options.peak_flops = peak_flops(dtype_of(recipe.train.precision));
   Trainer trainer(*model, options, checkpoint);
+  checkpoint.reset();  // three times the parameters
   log_header(*model, recipe, trainer, options.peak_flops);
   const ExitCode code = trainer.run();
   print_summary(recipe, trainer, code);
