@@ -12,6 +12,7 @@
 #include "kernels/base/error.h"
 #include "tools/commands/bench_kernels.h"
 #include "tools/commands/bench_recipe.h"
+#include "tools/commands/convert.h"
 #include "tools/commands/doctor.h"
 #include "tools/commands/eval.h"
 #include "tools/commands/generate.h"
@@ -151,10 +152,18 @@ void add_plan(CLI::App& app, Run& run) {
   command.callback([options, &run] { run = [options] { return plan(*options); }; });
 }
 
+void add_model_options(CLI::App& command, std::string& precision, std::string& tokenizer) {
+  command.add_option("--precision", precision, "compute in f32, bf16 or f64 (default: the recipe's)");
+  command.add_option("--tokenizer", tokenizer,
+                     "of a Hugging Face folder that has no tokenizer.model: file, or bytes")
+      ->type_name("FILE");
+}
+
 void add_eval(CLI::App& app, Run& run) {
   auto options = std::make_shared<EvalCommand>();
   CLI::App& command = *app.add_subcommand("eval", "Loss, perplexity and bits per byte of a text or shards");
-  command.add_option("model", options->model, "run folder or checkpoint folder")->required();
+  command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
+  add_model_options(command, options->precision, options->tokenizer);
   command.add_option("--data", options->data, "folder of token shards")->type_name("FOLDER");
   command.add_option("--text", options->text, "UTF-8 text file, one document")->type_name("FILE");
   command.add_option("--context", options->context, "tokens per row (default: the recipe's)");
@@ -168,8 +177,10 @@ void add_eval(CLI::App& app, Run& run) {
 void add_generate(CLI::App& app, Run& run) {
   auto options = std::make_shared<GenerateCommand>();
   CLI::App& command = *app.add_subcommand("generate", "Continue a prompt, token by token");
-  command.add_option("model", options->model, "run folder or checkpoint folder")->required();
+  command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
+  add_model_options(command, options->precision, options->tokenizer);
   command.add_option("--prompt", options->prompt, "text to continue");
+  command.add_flag("--bos", options->bos, "begin with the tokenizer's BOS, as imported models mostly want");
   command.add_option("--tokens", options->tokens, "how many at most")->capture_default_str();
   command.add_option("--temperature", options->temperature, "0: always the most likely token")
       ->capture_default_str();
@@ -182,12 +193,28 @@ void add_generate(CLI::App& app, Run& run) {
   command.callback([options, &run] { run = [options] { return generate(*options); }; });
 }
 
+void add_convert(CLI::App& app, Run& run) {
+  auto options = std::make_shared<ConvertCommand>();
+  CLI::App& command = *app.add_subcommand(
+      "convert", "Turn a Hugging Face model (llama, mistral, mamba) into a run folder, or a run into one");
+  command.add_option("from", options->from, "Hugging Face folder, or run or checkpoint folder")->required();
+  command.add_option("to", options->to, "folder to make")->required();
+  command.add_option("--tokenizer", options->tokenizer,
+                     "SentencePiece model, or bytes (default: the one in FROM)")
+      ->type_name("FILE");
+  command.add_option("--dtype", options->type,
+                     "weights of a Hugging Face folder: f32, bf16 or f16 (default: as they came, else f32)");
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return convert(*options); }; });
+}
+
 void add_inspect(CLI::App& app, Run& run) {
   auto options = std::make_shared<InspectCommand>();
-  CLI::App& command = *app.add_subcommand("inspect", "Show checkpoints, corpora and shards as tables");
-  command.add_option("path", options->path, "run, checkpoint or corpus folder, or a token shard")
+  CLI::App& command = *app.add_subcommand("inspect", "Show checkpoints, models, corpora and shards as tables");
+  command.add_option("path", options->path,
+                     "run, checkpoint, Hugging Face or corpus folder, a .safetensors file or a token shard")
       ->required();
-  command.add_flag("--tensors", options->tensors, "of a checkpoint: a line for every tensor");
+  command.add_flag("--tensors", options->tensors, "of a checkpoint or model: the values of every tensor");
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return inspect(*options); }; });
 }
@@ -254,6 +281,7 @@ ExitCode run_program(int argc, char** argv) {
   add_plan(app, run);
   add_eval(app, run);
   add_generate(app, run);
+  add_convert(app, run);
   add_inspect(app, run);
   add_recipe(app, run);
   add_bench(app, run);

@@ -214,7 +214,7 @@ StepReport Trainer::step() {
 }
 
 std::string Trainer::state_json() const {
-  const nlohmann::json state = {
+  nlohmann::json state = {
       {"step", state_.progress.step},
       {"row_slots", state_.progress.row_slots},
       {"updates", state_.updates},
@@ -234,6 +234,7 @@ std::string Trainer::state_json() const {
       {"instruction_set", options_.instruction_set},
       {"recipe", options_.resolved_recipe},
   };
+  if (!options_.origin.empty()) state["origin"] = nlohmann::json::parse(options_.origin);
   return state.dump();
 }
 

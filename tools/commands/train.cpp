@@ -108,11 +108,16 @@ ExitCode train(const TrainCommand& command) {
 
   const std::unique_ptr<HybridModel> model = make_model(recipe);
   std::optional<CheckpointContent> checkpoint = Store(recipe.run.folder).load_newest();
+  std::string origin;
+  std::string source_tokenizer;  // digest
   if (checkpoint) {
     refuse_changed_keys(*checkpoint, recipe);
+    origin = origin_of(*checkpoint);
     log_info("continuing {} after step {}", recipe.run.folder, checkpoint->step);
   } else if (!recipe.init.from.empty()) {
-    const CheckpointContent source = load_checkpoint_or_newest(recipe.init.from);
+    const CheckpointContent source = load_weights_of(recipe.init.from);
+    origin = origin_of(source);
+    source_tokenizer = nlohmann::json::parse(source.state).value("tokenizer_digest", "");
     load_weights(*model, source, recipe.init.from);
     log_info("weights from {} (step {})", recipe.init.from, source.step);
   }
@@ -128,10 +133,17 @@ ExitCode train(const TrainCommand& command) {
     };
   }
   options.instruction_set = std::string(name_of(active_isa()));
+  options.origin = origin;
   options.allow_different_cpu = command.allow_different_cpu;
   options.peak_flops = peak_flops(dtype_of(recipe.train.precision));
   Trainer trainer(*model, options, checkpoint);
   checkpoint.reset();  // three times the parameters
+  const std::string data_tokenizer = trainer.loader().tokenizer_digest();
+  SIDEWINDER_REQUIRE(source_tokenizer.empty() || source_tokenizer == data_tokenizer,
+                     "init.from, {}, was trained with the tokenizer of digest {} but the data was "
+                     "made with {}; its ids mean other texts; tokenize the data with the tokenizer of "
+                     "{}",
+                     recipe.init.from, source_tokenizer, data_tokenizer, recipe.init.from);
   log_header(*model, recipe, trainer, options.peak_flops);
   const ExitCode code = trainer.run();
   print_summary(recipe, trainer, code);
