@@ -64,6 +64,7 @@ TrainedModel load_trained_model(const std::string& path) {
   trained.recipe = parse_recipe(state.at("recipe").get<std::string>(), path + " (stored recipe)");
   trained.model = make_model(trained.recipe);
   trained.step = content.step;
+  trained.tokenizer_digest = state.value("tokenizer_digest", "");
   load_weights(*trained.model, content, path);
   // A checkpoint folder lies in its run folder.
   const std::filesystem::path folder = std::filesystem::path(path).lexically_normal();

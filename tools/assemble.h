@@ -29,6 +29,7 @@ struct TrainedModel {
   std::unique_ptr<HybridModel> model;
   std::unique_ptr<Tokenizer> tokenizer;
   int64_t step = 0;
+  std::string tokenizer_digest;  // of the training data; empty: not known
 };
 // `path`: a run folder (its newest sound checkpoint) or a checkpoint folder.
 TrainedModel load_trained_model(const std::string& path);
