@@ -9,8 +9,8 @@
 #include <set>
 #include <string_view>
 
-#include "checkpoints/digest.h"
 #include "kernels/base/check.h"
+#include "kernels/base/digest.h"
 
 namespace sidewinder {
 namespace {

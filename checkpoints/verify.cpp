@@ -6,8 +6,8 @@
 #include <filesystem>
 #include <vector>
 
-#include "checkpoints/digest.h"
 #include "checkpoints/durable.h"
+#include "kernels/base/digest.h"
 
 namespace sidewinder {
 namespace {

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "data/digest.h"
 #include "data/tokenizer.h"
 #include "kernels/base/check.h"
+#include "kernels/base/digest.h"
 
 namespace sidewinder {
 namespace {
@@ -70,7 +70,7 @@ std::string to_json(const CorpusIndex& index) {
                 {"train", to_json(index.train)},
                 {"validation", to_json(index.validation)}};
   // Over the compact text of all the rest; nlohmann sorts keys, so that text is unique.
-  value["digest"] = to_hex(digest128(value.dump()));
+  value["digest"] = digest_of(value.dump());
   return value.dump(1) + "\n";
 }
 
@@ -87,7 +87,7 @@ CorpusIndex index_from_json(const std::string& text, const std::string& path) {
     }
     const std::string digest = value.at("digest");
     value.erase("digest");
-    if (to_hex(digest128(value.dump())) != digest) {
+    if (digest_of(value.dump()) != digest) {
       fail_environment(
           "{}: its content does not fit its digest; it was damaged or edited; make the "
           "corpus again or copy it again",
@@ -133,8 +133,8 @@ Corpus::Corpus(const std::string& folder) {
   const std::string index_path = (root / kIndexFile).string();
   index_ = index_from_json(read_file(index_path), index_path);
   const std::vector<ShardRecord>& records = is_validation ? index_.validation : index_.train;
-  RunningDigest digest;
-  digest.add(index_.tokenizer_digest.data(), index_.tokenizer_digest.size());
+  Digest digest;
+  digest.update(index_.tokenizer_digest);
   first_document_.push_back(0);
   for (const ShardRecord& record : records) {
     shards_.emplace_back(folder_, record);
@@ -145,9 +145,9 @@ Corpus::Corpus(const std::string& folder) {
     }
     first_document_.push_back(first_document_.back() + shard.documents());
     tokens_ += shard.tokens();
-    digest.add(record.frame_digest.data(), record.frame_digest.size());
+    digest.update(record.frame_digest);
   }
-  digest_ = digest.hex();
+  digest_ = digest.text();
   if (documents() == 0) {
     fail_environment("{}: holds no documents{}", folder,
                      is_validation ? "; nothing was held out (see --hold-out of `sidewinder "

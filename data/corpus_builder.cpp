@@ -12,8 +12,8 @@
 #include <queue>
 #include <unordered_set>
 
-#include "data/digest.h"
 #include "kernels/base/check.h"
+#include "kernels/base/digest.h"
 #include "kernels/base/thread_pool.h"
 
 namespace sidewinder {
@@ -153,7 +153,7 @@ class Part {
     const ShardRecord& shard = shards_[checked_];
     if (static_cast<int64_t>(digests_.size() / sizeof digest) == shard.documents) {
       SIDEWINDER_REQUIRE(
-          to_hex(digest128(digests_)) == shard.text_digest,
+          digest_of(digests_) == shard.text_digest,
           "{}/{}: the texts have changed since this shard was made; remove the folder "
           "{} to start again",
           output_, shard.file, output_);
@@ -239,17 +239,17 @@ void check_apart(const CorpusBuildOptions& options) {
 }
 
 std::string settings_of(const CorpusBuildOptions& options, const std::vector<TextFile>& files) {
-  RunningDigest list;
+  Digest list;
   uint64_t bytes = 0;
   for (const TextFile& file : files) {
     const std::string entry = fmt::format("{}\n{}\n", file.name, file.bytes);
-    list.add(entry.data(), entry.size());
+    list.update(entry);
     bytes += file.bytes;
   }
   const char* const invalid[] = {"error", "replace", "skip"};
   nlohmann::json value = {{"files", files.size()},
                           {"file_bytes", bytes},
-                          {"file_list_digest", list.hex()},
+                          {"file_list_digest", list.text()},
                           {"field", options.text.field},
                           {"invalid", invalid[static_cast<size_t>(options.text.invalid)]},
                           {"bos", options.bos},
@@ -263,7 +263,7 @@ std::string settings_of(const CorpusBuildOptions& options, const std::vector<Tex
   } else if (options.tokenizer == kBytesTokenizer) {
     value["tokenizer"] = "bytes";
   } else {
-    value["tokenizer"] = to_hex(digest128(read_file(options.tokenizer)));
+    value["tokenizer"] = digest_of(read_file(options.tokenizer));
   }
   return value.dump();
 }

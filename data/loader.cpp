@@ -9,9 +9,9 @@
 
 #include "data/corpus.h"
 #include "data/cursor.h"
-#include "data/digest.h"
 #include "data/row_stream.h"
 #include "kernels/base/check.h"
+#include "kernels/base/digest.h"
 
 namespace sidewinder {
 namespace {
@@ -88,11 +88,11 @@ struct Loader::State {
         corpora(open_corpora(options)),
         stream(corpora, options, seed),
         progress(start) {
-    RunningDigest digest;
+    Digest digest;
     for (const Corpus& corpus : corpora) {
-      digest.add(corpus.digest().data(), corpus.digest().size());
+      digest.update(corpus.digest().data(), corpus.digest().size());
     }
-    identity = identity_of(digest.hex(), seed, options);
+    identity = identity_of(digest.text(), seed, options);
     tokenizer_digest = corpora.front().index().tokenizer_digest;
     if (!cursor.text.empty()) {
       stream.go_to(place_from_json(cursor.text, identity, corpora.size()));

@@ -6,8 +6,8 @@
 #include <array>
 #include <cstring>
 
-#include "data/digest.h"
 #include "kernels/base/check.h"
+#include "kernels/base/digest.h"
 #include "kernels/base/hdf5_file.h"
 
 namespace sidewinder {
@@ -23,17 +23,17 @@ constexpr uint64_t kVersion = 1;
 
 // XXH3-128 of all bytes of the file outside [begin, begin + bytes).
 std::string frame_digest(const RandomAccessFile& file, uint64_t begin, uint64_t bytes) {
-  RunningDigest digest;
+  Digest digest;
   std::vector<unsigned char> buffer(size_t{1} << 20);
   for (const auto& [first, last] :
        std::array<std::pair<uint64_t, uint64_t>, 2>{{{0, begin}, {begin + bytes, file.size()}}}) {
     for (uint64_t at = first; at < last; at += buffer.size()) {
       const size_t count = std::min<uint64_t>(buffer.size(), last - at);
       file.read(at, buffer.data(), count);
-      digest.add(buffer.data(), count);
+      digest.update(buffer.data(), count);
     }
   }
-  return digest.hex();
+  return digest.text();
 }
 
 std::vector<uint64_t> block_digests(const void* data, uint64_t bytes) {
@@ -79,7 +79,7 @@ ShardRecord ShardWriter::write(const std::string& folder, const std::string& fil
     record.longest_document = std::max(record.longest_document,
                                        static_cast<int64_t>(doc_offsets_[i + 1] - doc_offsets_[i]));
   }
-  record.text_digest = to_hex(digest128(text_digests_));
+  record.text_digest = digest_of(text_digests_);
 
   const bool narrow = vocabulary_ <= 65536;
   std::vector<uint16_t> narrow_tokens;

@@ -10,10 +10,10 @@
 #include <cerrno>
 #include <cstring>
 
-#include "data/digest.h"
 #include "data/files.h"
 #include "data/sentencepiece_model.h"
 #include "kernels/base/check.h"
+#include "kernels/base/digest.h"
 
 namespace sidewinder {
 namespace {
@@ -125,7 +125,7 @@ Tokenizer::Tokenizer(std::string model, const std::string& name)
     fail_environment("{}: not a usable SentencePiece model: {}", name, status.ToString());
   }
   state_->vocabulary = state_->processor->GetPieceSize();
-  state_->digest = to_hex(digest128(model));
+  state_->digest = digest_of(model);
   state_->bos = known_id(state_->processor->bos_id());
   state_->eos = known_id(state_->processor->eos_id());
   state_->cuts = CutRule(parsed);
@@ -148,7 +148,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& name_or_path,
           "the file is damaged or of another format",
           name_or_path);
     }
-  } else if (const std::string digest = to_hex(digest128(model)); digest != expected_digest) {
+  } else if (const std::string digest = digest_of(model); digest != expected_digest) {
     fail_environment(
         "{}: its digest is {} but {} was expected; it is damaged or another tokenizer than the one "
         "that made the data",

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "recipes/table.h"
+#include "trainer/context_schedule.h"
 
 namespace sidewinder {
 namespace {
@@ -118,11 +119,11 @@ void check_attention(const ModelOptions& model, const BlockOptions& block, const
         fmt::format("{} does not divide the number of heads, {}", block.key_value_heads, heads),
         fmt::format("use a divisor of {}", heads));
   }
-  if (!block.rope || !check.sound(path + ".rope")) return;
+  if (block.position != PositionKind::rope || !check.sound(path + ".position")) return;
   if (block.head_width % 2 != 0) {
-    check.report({width_key, path + ".rope"},
+    check.report({width_key, path + ".position"},
                  fmt::format("{} is odd, and rope turns pairs", block.head_width),
-                 "use an even head_width, or set rope = false");
+                 "use an even head_width, or set position = \"none\"");
     return;
   }
   const double turned = block.rotary_share * static_cast<double>(block.head_width);
@@ -231,6 +232,46 @@ void check_step_size(const TrainOptions& train, Checker& check) {
   }
 }
 
+// Tables of another kind of schedule that an extended file, or the file before a --set of
+// context.curve, has do not count.
+void drop_inherited_context(ContextOptions& context, Checker& check) {
+  const int curve = check.place_of("context.curve").precedence;
+  const bool by_stages = context.curve == ContextCurve::stages;
+  const bool is_constant = context.curve == ContextCurve::constant;
+  if (!by_stages && check.place_of("context.stage").precedence < curve) context.stages.clear();
+  if ((by_stages || is_constant) && check.place_of("context.block").precedence < curve) {
+    context.blocks.clear();
+  }
+}
+
+void check_context(Recipe& recipe, Checker& check) {
+  ContextOptions& context = recipe.context;
+  const std::string curve_key = "context.curve";
+  if (!check.sound(curve_key, "context.form", "context.unit", "context.stage", "context.block",
+                   "train.context", "train.tokens_per_step", "train.steps")) {
+    return;
+  }
+  drop_inherited_context(context, check);
+  for (const ContextProblem& problem : context_problems(context, recipe.train, recipe.model)) {
+    const auto is_sound = [&](const std::string& key) { return check.sound(key); };
+    if (std::all_of(problem.keys.begin(), problem.keys.end(), is_sound)) {
+      check.report(problem.keys, problem.what, problem.advice);
+    }
+  }
+  const bool grows_rows =
+      context.curve != ContextCurve::constant && context.form == ContextForm::rows;
+  if (recipe.data.long_documents == LongDocuments::defer && !grows_rows) {
+    check.report({"data.long_documents", curve_key, "context.form"},
+                 "\"defer\" has no effect where rows do not grow longer",
+                 "use \"continue_reset\", or grow the context with context.form = \"rows\"");
+  }
+  if (!context.validate_lengths.empty() && recipe.data.validation.empty() &&
+      check.sound("data.validation")) {
+    check.report({"context.validate_lengths", "data.validation"}, "there is nothing to validate on",
+                 "set data.validation to a folder of token shards, or remove the key");
+  }
+}
+
 void check_learning_rate(const Recipe& recipe, Checker& check) {
   const LearningRateOptions& rate = recipe.learning_rate;
   const int64_t steps = recipe.train.steps;
@@ -275,6 +316,7 @@ void check_recipe(Recipe& recipe, const Node& tree, Problems& problems) {
   check_model(recipe, check);
   check_data(recipe, check);
   check_step_size(recipe.train, check);
+  check_context(recipe, check);
   check_learning_rate(recipe, check);
   check_checkpoints(recipe.checkpoint, check);
 }

@@ -95,6 +95,9 @@ ReadResult read_integer(const Node& node, const Range<int64_t>& range, int64_t& 
 ReadResult read_number(const Node& node, const Range<double>& range, double& value);
 ReadResult read_boolean(const Node& node, bool& value);
 ReadResult read_string(const Node& node, std::string& value);
+ReadResult read_integers(const Node& node, const Range<int64_t>& range,
+                         std::vector<int64_t>& values);
+std::string integers_text(const std::vector<int64_t>& values);
 std::optional<size_t> read_choice(const Node& node, const std::vector<std::string>& choices,
                                   ReadResult& result);
 template <typename Options, typename Member>
@@ -135,6 +138,20 @@ Field<Options> field(const std::string& key, uint64_t Options::*member, const st
     return result;
   };
   field.text = [member](const Options& options) { return std::to_string(options.*member); };
+  field.default_value = field.text(Options{});
+  return field;
+}
+
+// A list, perhaps empty, each member within the range.
+template <typename Options>
+Field<Options> field(const std::string& key, std::vector<int64_t> Options::*member,
+                     const std::string& help, const Range<int64_t>& range = {}) {
+  auto field = schema::plain_field(key, member, help, "list of integers");
+  field.range = range.text();
+  field.read = [member, range](Options& options, const Node& node) {
+    return schema::read_integers(node, range, options.*member);
+  };
+  field.text = [member](const Options& options) { return schema::integers_text(options.*member); };
   field.default_value = field.text(Options{});
   return field;
 }

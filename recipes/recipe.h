@@ -22,6 +22,7 @@ struct Recipe {
   ModelOptions model;
   DataOptions data;
   TrainOptions train;
+  ContextOptions context;
   OptimizerOptions optimizer;
   LearningRateOptions learning_rate;
   CheckpointOptions checkpoint;

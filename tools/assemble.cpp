@@ -28,6 +28,7 @@ TrainerOptions trainer_options(const Recipe& recipe) {
   TrainerOptions options;
   options.run = recipe.run;
   options.train = recipe.train;
+  options.context = recipe.context;
   options.optimizer = recipe.optimizer;
   options.learning_rate = recipe.learning_rate;
   options.data = recipe.data;
@@ -66,6 +67,8 @@ TrainedModel load_trained_model(const std::string& path) {
   trained.step = content.step;
   trained.tokenizer_digest = state.value("tokenizer_digest", "");
   load_weights(*trained.model, content, path);
+  const ContextSchedule schedule(trained.recipe.context, trained.recipe.train, trained.recipe.model);
+  apply(schedule.at({state.at("step"), state.at("row_slots")}), *trained.model);
   // A checkpoint folder lies in its run folder.
   const std::filesystem::path folder = std::filesystem::path(path).lexically_normal();
   for (const auto& candidate : {folder, folder.parent_path(), folder.parent_path().parent_path()}) {

@@ -11,9 +11,11 @@
 #include "checkpoints/store.h"
 #include "data/loader.h"
 #include "model/model.h"
+#include "trainer/context_schedule.h"
 #include "trainer/metrics.h"
 #include "trainer/optimizer.h"
 #include "trainer/options.h"
+#include "trainer/position_losses.h"
 
 namespace sidewinder {
 
@@ -21,6 +23,7 @@ namespace sidewinder {
 struct TrainerOptions {
   RunOptions run;
   TrainOptions train;
+  ContextOptions context;
   OptimizerOptions optimizer;
   LearningRateOptions learning_rate;
   DataOptions data;
@@ -42,6 +45,8 @@ struct StepReport {
   double flops = 0;    // of forward and backward, see HybridModel::training_flops
   double seconds = 0;
   bool skipped = false;  // not finite: no update was made
+  ContextPlan context;
+  PositionLosses by_position;
 };
 
 struct Evaluation {
@@ -57,8 +62,10 @@ Evaluation evaluate(HybridModel& model, Dtype dtype, DocumentRows& rows, const D
                     int64_t row_length, int64_t rows_per_batch,
                     const std::function<void(const Batch&, const Tensor&)>& per_token = {});
 
-// Layouts of a batch as the isolation options demand.
+// Layouts of a batch as the isolation options demand. The second form also cuts the sequences into
+// the fragments of the plan, each of which is then as a row of its own.
 Layouts layouts_of(const Batch& batch, const DataOptions& options);
+Layouts layouts_of(const Batch& batch, const DataOptions& options, const ContextPlan& context);
 
 // What a run did since it was started, for the closing summary.
 struct RunSummary {
@@ -87,7 +94,8 @@ class Trainer {
   const RunSummary& summary() const { return summary_; }
   const Loader& loader() const { return *loader_; }
   void save();
-  std::optional<Evaluation> validate();
+  // At the context of the next step, and at context.validate_lengths; also at `old_length` unless 0.
+  std::optional<Evaluation> validate(int64_t old_length = 0);
   std::optional<Evaluation> last_validation() const { return last_validation_; }
 
  private:
@@ -97,15 +105,19 @@ class Trainer {
     int64_t targets = 0;
     int64_t skipped = 0;
     int64_t skipped_in_a_row = 0;
+    DataCounts before_stage;  // what had become of the documents when the stage began
   };
 
-  RowPlan plan(const Progress& progress) const;
   void load(const CheckpointContent& content, std::string* cursor);
   std::string state_json() const;
   void log(const StepReport& report, ProgressReporter& progress);
+  Evaluation validate_at(int64_t length);
+  void report_edge(const ContextPlan& old_plan, const ContextPlan& new_plan);
+  void report_stage(const ContextPlan& plan) const;
 
   HybridModel& model_;
   TrainerOptions options_;
+  ContextSchedule schedule_;
   Dtype dtype_;
   Optimizer optimizer_;
   Store store_;

@@ -12,7 +12,7 @@ namespace {
 bool is_floating(Dtype dtype) { return dtype != Dtype::i32; }
 
 void check_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const SequenceLayout& layout,
-                  AttentionPattern pattern, double scale) {
+                  AttentionPattern pattern, double scale, const Tensor& slopes) {
   SIDEWINDER_REQUIRE(q.rank() == 3 && k.rank() == 3 && v.rank() == 3,
                      "attention: q {}, k {} and v {} must be [tokens, heads, width]",
                      q.shape().text(), k.shape().text(), v.shape().text());
@@ -39,26 +39,36 @@ void check_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const Seque
                      "attention: window {} is negative; use 0 for full causal attention",
                      pattern.window);
   SIDEWINDER_REQUIRE(std::isfinite(scale), "attention: scale {} is not finite", scale);
+  if (!slopes.defined()) return;
+  SIDEWINDER_REQUIRE(slopes.dtype() == Dtype::f32 && slopes.shape() == Shape({q.size(1)}),
+                     "attention: slopes are {} {} but must be f32 [{}], one per query head",
+                     name_of(slopes.dtype()), slopes.shape().text(), q.size(1));
+  for (int64_t h = 0; h < slopes.size(0); ++h) {
+    SIDEWINDER_REQUIRE(std::isfinite(slopes.data<float>()[h]),
+                       "attention: slope {} of head {} is not finite", slopes.at(h), h);
+  }
 }
 
 }  // namespace
 
 ops::AttentionOut ops::attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                  const SequenceLayout& layout, AttentionPattern pattern,
-                                 double scale) {
-  check_inputs(q, k, v, layout, pattern, scale);
+                                 double scale, const Tensor& slopes) {
+  check_inputs(q, k, v, layout, pattern, scale, slopes);
   AttentionOut result;
   result.out = Tensor::empty({q.size(0), q.size(1), v.size(2)}, q.dtype(), q.device());
   result.lse = Tensor::empty({q.size(0), q.size(1)}, accumulator_of(q.dtype()), q.device());
-  kAttention(current_stream(q.device()), {result.out, result.lse, q, k, v, layout, pattern, scale});
+  kAttention(current_stream(q.device()),
+             {result.out, result.lse, q, k, v, layout, pattern, scale, slopes});
   return result;
 }
 
 ops::AttentionGradients ops::attention_backward(const Tensor& dout, const Tensor& q,
                                                 const Tensor& k, const Tensor& v, const Tensor& out,
                                                 const Tensor& lse, const SequenceLayout& layout,
-                                                AttentionPattern pattern, double scale) {
-  check_inputs(q, k, v, layout, pattern, scale);
+                                                AttentionPattern pattern, double scale,
+                                                const Tensor& slopes) {
+  check_inputs(q, k, v, layout, pattern, scale, slopes);
   const Shape shape = {q.size(0), q.size(1), v.size(2)};
   SIDEWINDER_REQUIRE(dout.shape() == shape && out.shape() == shape,
                      "attention backward: dout is {} and out {} but both must be {}",
@@ -76,7 +86,7 @@ ops::AttentionGradients ops::attention_backward(const Tensor& dout, const Tensor
   result.dk = Tensor::empty(k.shape(), k.dtype(), k.device());
   result.dv = Tensor::empty(v.shape(), v.dtype(), v.device());
   kAttentionBackward(current_stream(q.device()), {result.dq, result.dk, result.dv, dout, q, k, v,
-                                                  out, lse, layout, pattern, scale});
+                                                  out, lse, layout, pattern, scale, slopes});
   return result;
 }
 

@@ -24,13 +24,14 @@ Var rope(const Var& x, const Tensor& position, const RopeTable& table) {
 }
 
 Var attention(const Var& q, const Var& k, const Var& v, const SequenceLayout& layout,
-              AttentionPattern pattern, double scale) {
-  auto [out, lse] = ops::attention(q.value(), k.value(), v.value(), layout, pattern, scale);
+              AttentionPattern pattern, double scale, const Tensor& slopes) {
+  auto [out, lse] =
+      ops::attention(q.value(), k.value(), v.value(), layout, pattern, scale, slopes);
   return Tape::record("attention", {q, k, v}, out,
                       [q = q.value(), k = k.value(), v = v.value(), out = out, lse = lse, layout,
-                       pattern, scale](Gradients& io) {
+                       pattern, scale, slopes](Gradients& io) {
                         ops::AttentionGradients gradients = ops::attention_backward(
-                            io.output(), q, k, v, out, lse, layout, pattern, scale);
+                            io.output(), q, k, v, out, lse, layout, pattern, scale, slopes);
                         io.add(0, std::move(gradients.dq));
                         io.add(1, std::move(gradients.dk));
                         io.add(2, std::move(gradients.dv));

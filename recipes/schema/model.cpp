@@ -7,6 +7,7 @@ Table<BlockOptions> block_table() {
   using Options = BlockOptions;
   const std::string attention = "attention";
   const std::string mamba = "mamba1";
+  const std::string rope = "rope";
   return {
       "One kind of block: a norm and a mixer, then a norm and a feed-forward.",
       {
@@ -50,14 +51,18 @@ Table<BlockOptions> block_table() {
               .only_with("mixer", attention),
           field("qk_norm", &Options::qk_norm, "RMS norm on queries and keys, per head")
               .only_with("mixer", attention),
-          field("rope", &Options::rope, "rotary position embedding").only_with("mixer", attention),
-          field("rope_base", &Options::rope_base, "base of the rotary frequencies", {.above = 1})
+          field("position", &Options::position,
+                "how a query knows where keys are: rope turns both by their position",
+                {{"rope", PositionKind::rope}, {"none", PositionKind::none}})
+              .only_with("mixer", attention),
+          field("rope_base", &Options::rope_base, "base of the rotary frequencies, before scaling",
+                {.above = 1})
               .only_with("mixer", attention)
-              .only_with("rope", "true"),
+              .only_with("position", rope),
           field("rotary_share", &Options::rotary_share, "share of each head that is turned",
                 {.at_most = 1, .above = 0})
               .only_with("mixer", attention)
-              .only_with("rope", "true"),
+              .only_with("position", rope),
 
           field("feed_forward", &Options::feed_forward, "what follows the mixer",
                 {{"none", FeedForwardKind::none}, {"swiglu", FeedForwardKind::swiglu}}),

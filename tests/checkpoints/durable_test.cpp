@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "checkpoints/digest.h"
+#include "kernels/base/digest.h"
 #include "kernels/base/error.h"
 #include "tests/checkpoints/sample.h"
 #include "tests/support/temporary_folder.h"

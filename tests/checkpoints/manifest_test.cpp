@@ -6,8 +6,8 @@
 
 #include <functional>
 
-#include "checkpoints/digest.h"
 #include "checkpoints/store.h"
+#include "kernels/base/digest.h"
 #include "tests/checkpoints/sample.h"
 #include "tests/support/temporary_folder.h"
 

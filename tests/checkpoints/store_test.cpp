@@ -16,8 +16,8 @@
 #include <random>
 #include <thread>
 
-#include "checkpoints/digest.h"
 #include "checkpoints/manifest.h"
+#include "kernels/base/digest.h"
 #include "kernels/base/error.h"
 #include "kernels/base/hdf5_file.h"
 #include "tests/checkpoints/sample.h"

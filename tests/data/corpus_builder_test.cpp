@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "data/digest.h"
 #include "data/files.h"
+#include "kernels/base/digest.h"
 #include "kernels/base/error.h"
 #include "kernels/base/philox.h"
 #include "kernels/base/thread_pool.h"

@@ -12,8 +12,8 @@
 #include <tuple>
 #include <vector>
 
-#include "data/digest.h"
 #include "data/mixture.h"
+#include "kernels/base/digest.h"
 #include "kernels/base/error.h"
 #include "tests/support/small_corpus.h"
 #include "tests/support/temporary_folder.h"
@@ -353,14 +353,14 @@ TEST(Loader, TheStreamIsTheSameAsEver) {
   Loader loader(options, 7, [](const Progress& progress) {
     return RowPlan{4, progress.step < 25 ? 32 : 48};
   });
-  RunningDigest digest;
+  Digest digest;
   for (int step = 0; step < 50; ++step) {
     const Batch batch = loader.next();
-    digest.add(batch.tokens.data(), batch.tokens.size() * sizeof(int32_t));
-    digest.add(batch.targets.data(), batch.targets.size() * sizeof(int32_t));
-    digest.add(batch.document_starts.data(), batch.document_starts.size() * sizeof(int32_t));
+    digest.update(batch.tokens.data(), batch.tokens.size() * sizeof(int32_t));
+    digest.update(batch.targets.data(), batch.targets.size() * sizeof(int32_t));
+    digest.update(batch.document_starts.data(), batch.document_starts.size() * sizeof(int32_t));
   }
-  EXPECT_EQ(digest.hex(), "a06d6e66d3cb8445d13c3b71255a5ccc");
+  EXPECT_EQ(digest.text(), "a06d6e66d3cb8445d13c3b71255a5ccc");
 }
 
 TEST(Loader, SeedAndNothingElseChangesTheOrder) {

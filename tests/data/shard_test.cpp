@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "data/corpus.h"
-#include "data/digest.h"
 #include "data/files.h"
+#include "kernels/base/digest.h"
 #include "kernels/base/error.h"
 #include "kernels/base/hdf5_file.h"
 #include "kernels/base/philox.h"

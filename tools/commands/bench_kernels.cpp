@@ -58,7 +58,7 @@ struct Result {
   double rate = 0;                                           // units per second
   double share = 0;                                          // of the limit
   double error = 0;
-  double cores = 0;     // share of the time that the threads of the best run had a core
+  double cores = 0;     // share of the best round in which the threads had a core
   std::string verdict;  // "ok", "below", "n/a" or "" (no bar)
 };
 
@@ -103,19 +103,20 @@ double seconds_of(clockid_t clock) {
 
 // Runs for kRoundSeconds and keeps the best run.
 void time_runs(const std::function<void()>& run, int threads, Result& result) {
-  double total = 0;
-  while (total < kRoundSeconds) {
-    const double begin = seconds_of(CLOCK_MONOTONIC);
-    const double cpu_begin = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+  const double begin = seconds_of(CLOCK_MONOTONIC);
+  const double cpu_begin = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+  bool best = false;
+  double now = begin;
+  while (now - begin < kRoundSeconds) {
     run();
-    const double cpu_seconds = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - cpu_begin;
-    const double seconds = seconds_of(CLOCK_MONOTONIC) - begin;
-    if (seconds < result.seconds) {
-      result.seconds = seconds;
-      result.cores = std::min(1.0, cpu_seconds / (seconds * threads));
-    }
-    total += seconds;
+    const double end = seconds_of(CLOCK_MONOTONIC);
+    best = best || end - now < result.seconds;
+    result.seconds = std::min(result.seconds, end - now);
+    now = end;
   }
+  // Of the whole round: the time of a running thread is only accounted for every few milliseconds.
+  const double cpu_seconds = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - cpu_begin;
+  if (best) result.cores = std::min(1.0, cpu_seconds / ((now - begin) * threads));
 }
 
 // The limit may prove higher than it was at the start.

@@ -15,9 +15,9 @@ struct Product {
 };
 
 constexpr Product kProducts[] = {
-    {4096, 768, 3072, true},  {4096, 512, 2048, true},
-    {2048, 1024, 2816, true}, {4096, 1536, 80, false},  // x_proj
-    {4096, 48, 1536, false},                            // dt_proj
+    {8192, 256, 1024, false}, {4096, 512, 2048, true},  {4096, 768, 3072, true},
+    {2048, 1024, 2816, true}, {2048, 2048, 2048, true}, {4096, 1536, 80, false},  // x_proj
+    {4096, 48, 1536, false},                                                      // dt_proj
 };
 
 // f32 sums over k terms in any order, and one rounding of the result to bf16.

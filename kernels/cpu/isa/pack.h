@@ -22,6 +22,14 @@ namespace sidewinder::SIDEWINDER_ISA {
 #endif
 }
 
+#if defined(__AVX512F__)
+// a·b − c with one rounding.
+[[gnu::always_inline]] inline F32 multiply_subtract(F32 a, F32 b, F32 c) {
+  return reinterpret_cast<F32>(_mm512_fmsub_ps(
+      reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+}
+#endif
+
 // a − b that is never fused with a product in a.
 [[gnu::always_inline]] inline F32 subtract(F32 a, F32 b) {
 #if defined(__AVX512F__)
@@ -64,35 +72,38 @@ alignas(64) inline constexpr int32_t kSixteenthsLess[16] = {
 // 1/32, takes a cubic.
 class Exp2 {
  public:
-  F32 operator()(F32 x) const {
+  // 2^(a·b). The product is not rounded on the way.
+  F32 power(F32 a, F32 b) const {
 #if defined(__AVX512F__)
-    const F32 shifted = x + magic_;
+    const F32 shifted = multiply_add(a, b, magic_);
     const F32 sixteenths = subtract(shifted, magic_);
-    return finish(Pack<1>{shifted}, Pack<1>{sixteenths}, Pack<1>{subtract(x, sixteenths)}).at[0];
+    return finish(Pack<1>{shifted}, Pack<1>{sixteenths},
+                  Pack<1>{multiply_subtract(a, b, sixteenths)})
+        .at[0];
 #else
-    return exp2(x);
+    return exp2(a * b);
 #endif
   }
 
-  // The same for |x| ≤ kNear, where the exponent can be added as an integer.
+  // The same bits for |a·b| ≤ kNear, where the exponent can be added as an integer.
   static constexpr float kNear = 125.0F;
-  F32 near(F32 x) const {
+  F32 near(F32 a, F32 b) const {
 #if defined(__AVX512F__)
-    const F32 shifted = x + magic_;
-    const F32 rest = subtract(x, subtract(shifted, magic_));
+    const F32 shifted = multiply_add(a, b, magic_);
+    const F32 rest = multiply_subtract(a, b, subtract(shifted, magic_));
     const __m512i bits = reinterpret_cast<__m512i>(shifted);
     const __m512i less = _mm512_permutexvar_epi32(bits, _mm512_load_si512(kSixteenthsLess));
     const F32 power = reinterpret_cast<F32>(_mm512_add_epi32(less, _mm512_slli_epi32(bits, 19)));
     const F32 slope = multiply_add(multiply_add(cubic_, rest, square_), rest, linear_);
     return multiply_add(rest * power, slope, power);
 #else
-    return exp2(x);
+    return exp2(a * b);
 #endif
   }
 
   template <bool kIsNear>
-  F32 raise(F32 x) const {
-    return kIsNear ? near(x) : (*this)(x);
+  F32 raise(F32 a, F32 b) const {
+    return kIsNear ? near(a, b) : power(a, b);
   }
 
 #if defined(__AVX512F__)

@@ -75,8 +75,8 @@ void scan_piece(const ForwardTile& tile, int begin, int end, bool fresh, int str
     F32 odd = {};
 #pragma GCC unroll 16
     for (int i = 0; i < kBlock; i += 2) {
-      const F32 decay = exp2_of.raise<kNear>(delta * rates[i]);
-      const F32 decay_odd = exp2_of.raise<kNear>(delta * rates[i + 1]);
+      const F32 decay = exp2_of.raise<kNear>(delta, rates[i]);
+      const F32 decay_odd = exp2_of.raise<kNear>(delta, rates[i + 1]);
       h[i] = next_state(decay * h[i], input, b[i]);
       h[i + 1] = next_state(decay_odd * h[i + 1], input, b[i + 1]);
       even = multiply_add(h[i], broadcast(c[i]), even);

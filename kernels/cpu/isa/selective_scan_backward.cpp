@@ -104,7 +104,7 @@ void record_piece(const BackwardTile& tile, const Piece& piece, RowPrefetch& pre
     F32 y = piece.n == 0 ? F32{} : tile.y[t];
 #pragma GCC unroll 8
     for (int i = 0; i < kBlock; ++i) {
-      const F32 decay = exp2_of.raise<kNear>(delta * rates[i]);
+      const F32 decay = exp2_of.raise<kNear>(delta, rates[i]);
       const F32 decayed = decay * h[i];
       tape[i] = {decay, decayed};
       h[i] = next_state(decayed, input, b[i]);
