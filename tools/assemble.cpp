@@ -86,6 +86,7 @@ TrainedModel load_trained_model(const std::string& path, const LoadOptions& opti
   if (options.precision) trained.recipe.train.precision = *options.precision;
   trained.model = make_model(trained.recipe);
   trained.step = content.step;
+  trained.tokenizer_digest = state.value("tokenizer_digest", "");
   load_weights(*trained.model, content, path);
   if (state.contains("row_slots")) {
     const ContextSchedule schedule(trained.recipe.context, trained.recipe.train,
