@@ -16,9 +16,10 @@ std::string name_of(LongDocuments policy) {
     case LongDocuments::continue_reset: return "continue_reset";
     case LongDocuments::continue_positions: return "continue_positions";
     case LongDocuments::truncate: return "truncate";
-    case LongDocuments::drop: break;
+    case LongDocuments::drop: return "drop";
+    case LongDocuments::defer: break;
   }
-  return "drop";
+  return "defer";
 }
 
 json to_json(const StreamIdentity& identity) {
@@ -31,9 +32,26 @@ json to_json(const StreamIdentity& identity) {
 
 json to_json(const DataCounts& counts) {
   return {{"documents", counts.documents},
+          {"drawn_tokens", counts.drawn_tokens},
           {"trained_tokens", counts.trained_tokens},
           {"dropped_tokens", counts.dropped_tokens},
           {"padding", counts.padding}};
+}
+
+json to_json(const std::vector<DocumentPiece>& pieces) {
+  json list = json::array();
+  for (const DocumentPiece& piece : pieces) {
+    list.push_back({piece.corpus, piece.document, piece.first, piece.slots});
+  }
+  return list;
+}
+
+std::vector<DocumentPiece> pieces_of(const json& list) {
+  std::vector<DocumentPiece> pieces;
+  for (const json& entry : list) {
+    pieces.push_back({entry.at(0), entry.at(1), entry.at(2), entry.at(3)});
+  }
+  return pieces;
 }
 
 }  // namespace
@@ -49,16 +67,13 @@ std::string to_json(const StreamPlace& place, const StreamIdentity& identity) {
   for (const MixturePlace& entry : place.mixture) {
     mixture.push_back({entry.epoch, entry.position, entry.slots});
   }
-  json carry = json::array();
-  for (const DocumentPiece& piece : place.carry) {
-    carry.push_back({piece.corpus, piece.document, piece.first, piece.slots});
-  }
   const json value = {{"version", kVersion},
                       {"stream", to_json(identity)},
                       {"plan", place.plan},
                       {"mixture", mixture},
                       {"begun", place.begun},
-                      {"carry", carry},
+                      {"carry", to_json(place.carry)},
+                      {"deferred", to_json(*place.deferred)},
                       {"counts", to_json(place.counts)},
                       {"row_length", place.row_length},
                       {"rows_taken", place.rows_taken}};
@@ -88,14 +103,18 @@ StreamPlace place_from_json(const std::string& text, const StreamIdentity& ident
       place.mixture.push_back({entry.at(0), entry.at(1), entry.at(2)});
     }
     value.at("begun").get_to(place.begun);
-    for (const json& entry : value.at("carry")) {
-      place.carry.push_back({entry.at(0), entry.at(1), entry.at(2), entry.at(3)});
-    }
+    place.carry = pieces_of(value.at("carry"));
+    place.deferred = std::make_shared<const std::vector<DocumentPiece>>(
+        pieces_of(value.value("deferred", json::array())));
     const json& counts = value.at("counts");
     counts.at("documents").get_to(place.counts.documents);
     counts.at("trained_tokens").get_to(place.counts.trained_tokens);
     counts.at("dropped_tokens").get_to(place.counts.dropped_tokens);
     counts.at("padding").get_to(place.counts.padding);
+    // Cursors from before this count: what was drawn is trained, dropped or carried.
+    int64_t drawn = place.counts.trained_tokens + place.counts.dropped_tokens;
+    for (const DocumentPiece& piece : place.carry) drawn += piece.slots;
+    place.counts.drawn_tokens = counts.value("drawn_tokens", drawn);
     value.at("row_length").get_to(place.row_length);
     value.at("rows_taken").get_to(place.rows_taken);
   } catch (const json::exception& problem) {

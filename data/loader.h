@@ -29,14 +29,19 @@ struct Cursor {
   std::string text;
 };
 
-// What became of the documents so far, in slots (see packer.h): the slots of the documents begun
-// are trained, dropped, or belong to pieces of long documents that are yet to come.
+// What became of the documents so far, in slots (see packer.h). Whatever the policy for long
+// documents, at any place in the stream:
+//   drawn_tokens = trained_tokens + dropped_tokens + deferred_tokens
+//   row slots consumed = trained_tokens + padding
 struct DataCounts {
   int64_t documents = 0;       // begun
+  int64_t drawn_tokens = 0;    // of the documents taken from the mixture
   int64_t trained_tokens = 0;  // slots filled
   int64_t dropped_tokens = 0;  // by the long-document policy
-  int64_t padding = 0;         // row slots without a token
-  int64_t epochs = 0;          // times that every document of the corpus seen most often was begun
+  int64_t deferred_tokens =
+      0;                // drawn and yet to come: in rows planned, or waiting for longer rows
+  int64_t padding = 0;  // row slots without a token
+  int64_t epochs = 0;   // times that every document of the corpus seen most often was begun
 };
 
 class Loader {

@@ -91,6 +91,4 @@ Mixture::Choice Mixture::next() {
   return {static_cast<int32_t>(best), static_cast<int64_t>(document)};
 }
 
-void Mixture::took(int64_t slots) { places_[last_].slots += slots; }
-
 }  // namespace sidewinder

@@ -1,7 +1,7 @@
 #pragma once
 // The endless sequence of documents of a run: per corpus, epoch after epoch, each in an order of
-// its own; among corpora, always from the one that lies furthest behind its share of the row slots. A
-// pure function of (corpora, weights, seed), whatever rows are made of it.
+// its own; among corpora, always from the one that lies furthest behind its share of the row slots.
+// A pure function of (corpora, weights, seed), whatever rows are made of it.
 
 #include <cstdint>
 #include <span>
@@ -44,9 +44,11 @@ class Mixture {
     int32_t corpus = 0;
     int64_t document = 0;
   };
-  // The next document. The caller then says how many row slots it fills, before the next call.
+  // The next document. The caller then says how many row slots it fills, before the next call; of
+  // one that is put off, 0 at first and the rest when it is taken.
   Choice next();
-  void took(int64_t slots);
+  void took(int64_t slots) { took(static_cast<int32_t>(last_), slots); }
+  void took(int32_t corpus, int64_t slots) { places_[static_cast<size_t>(corpus)].slots += slots; }
 
   const std::vector<MixturePlace>& places() const { return places_; }
   void go_to(std::vector<MixturePlace> places);

@@ -19,6 +19,7 @@ enum class LongDocuments : uint8_t {
   continue_positions,  // the same, but positions go on (states start anew)
   truncate,            // the first row's worth is kept
   drop,                // documents longer than a row are left out
+  defer,               // they wait until rows can hold them; in the longest rows as continue_reset
 };
 
 struct DataOptions {
@@ -30,6 +31,7 @@ struct DataOptions {
   bool isolate_state = true;      // convolution and scan start anew at each document
   bool mask_joints = true;        // no loss where the target belongs to another document
   int64_t prefetch = 4;           // batches made ahead
+  int64_t longest_row = 0;  // of the run, what `defer` may wait for; 0: rows keep their length
 };
 
 }  // namespace sidewinder

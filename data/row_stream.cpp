@@ -54,6 +54,20 @@ RowStream::RowStream(std::vector<Corpus>& corpora, const DataOptions& options, u
   start_.begun = begun_;
 }
 
+int64_t RowStream::whole_slots(const DocumentPiece& piece) const {
+  return slots_of(corpora_[static_cast<size_t>(piece.corpus)].document_length(piece.document),
+                  last_has_slot_);
+}
+
+bool RowStream::is_sound(const DocumentPiece& piece) const {
+  if (piece.corpus < 0 || piece.corpus >= static_cast<int64_t>(corpora_.size())) return false;
+  const Corpus& corpus = corpora_[static_cast<size_t>(piece.corpus)];
+  if (piece.document < 0 || piece.document >= corpus.documents()) return false;
+  const int64_t whole = whole_slots(piece);
+  return piece.first >= 0 && piece.slots > 0 && piece.first <= whole &&
+         piece.slots <= whole - piece.first;
+}
+
 void RowStream::check(const StreamPlace& place) const {
   bool good = place.plan >= 0 && place.row_length >= 0 && place.rows_taken >= 0 &&
               place.mixture.size() == corpora_.size() && place.begun.size() == corpora_.size();
@@ -62,17 +76,9 @@ void RowStream::check(const StreamPlace& place) const {
     good = entry.epoch >= 0 && entry.position >= 0 && entry.position < corpora_[i].documents() &&
            entry.slots >= 0 && place.begun[i] >= 0;
   }
-  for (size_t i = 0; good && i < place.carry.size(); ++i) {
-    const DocumentPiece& piece = place.carry[i];
-    good = piece.corpus >= 0 && piece.corpus < static_cast<int64_t>(corpora_.size());
-    if (!good) break;
-    const Corpus& corpus = corpora_[static_cast<size_t>(piece.corpus)];
-    good = piece.document >= 0 && piece.document < corpus.documents() && piece.first >= 0 &&
-           piece.slots > 0;
-    if (!good) break;
-    const int64_t whole = slots_of(corpus.document_length(piece.document), last_has_slot_);
-    good = piece.first <= whole && piece.slots <= whole - piece.first;
-  }
+  const auto is_good = [&](const DocumentPiece& piece) { return is_sound(piece); };
+  good = good && std::all_of(place.carry.begin(), place.carry.end(), is_good) &&
+         std::all_of(place.deferred->begin(), place.deferred->end(), is_good);
   if (!good) {
     fail_environment(
         "the data cursor holds numbers that fit no place in this data; the checkpoint is "
@@ -85,8 +91,13 @@ void RowStream::go_to(const StreamPlace& place) {
   start_ = place;
   counts_ = place.counts;
   begun_ = place.begun;
+  deferred_ = *place.deferred;
   mixture_.go_to(place.mixture);
   rows_.clear();
+  planned_slots_ = 0;
+  waiting_slots_ = 0;
+  for (const DocumentPiece& piece : place.carry) planned_slots_ += piece.slots;
+  for (const DocumentPiece& piece : deferred_) waiting_slots_ += piece.slots;
   if (place.row_length == 0) return;
   const int64_t taken = place.rows_taken;
   make_plan(place.row_length);
@@ -98,8 +109,18 @@ void RowStream::go_to(const StreamPlace& place) {
   for (int64_t i = 0; i < taken; ++i) next(place.row_length);
 }
 
+bool RowStream::must_wait(const DocumentPiece& piece, int64_t row_length) const {
+  return options_.long_documents == LongDocuments::defer && piece.slots > row_length &&
+         row_length < options_.longest_row;
+}
+
 DocumentPiece RowStream::admit(DocumentPiece whole, int64_t row_length) {
   if (whole.slots <= row_length) return whole;
+  if (must_wait(whole, row_length)) {
+    deferred_.push_back(whole);
+    waiting_slots_ += whole.slots;
+    whole.slots = 0;
+  }
   if (options_.long_documents == LongDocuments::truncate) whole.slots = row_length;
   if (options_.long_documents == LongDocuments::drop) {
     counts_.dropped_tokens += whole.slots;
@@ -113,19 +134,35 @@ DocumentPiece RowStream::admit(DocumentPiece whole, int64_t row_length) {
 void RowStream::make_plan(int64_t row_length) {
   std::vector<DocumentPiece> pieces;
   int64_t slots = 0;
+  const int64_t room = options_.packing_buffer * row_length;
+  planned_slots_ = 0;
   const auto add = [&](const DocumentPiece& whole) {
     const DocumentPiece piece = admit(whole, row_length);
     if (piece.slots == 0) return;
     pieces.push_back(piece);
     slots += piece.slots;
+    planned_slots_ += whole.slots;
   };
   for (const DocumentPiece& piece : start_.carry) add(piece);
+
+  std::vector<DocumentPiece> waited;
+  waited.swap(deferred_);
+  waiting_slots_ = 0;
+  for (const DocumentPiece& piece : waited) {
+    if (must_wait(piece, row_length) || 2 * slots >= room) {
+      deferred_.push_back(piece);
+      waiting_slots_ += piece.slots;
+      continue;
+    }
+    add(piece);
+    mixture_.took(piece.corpus, piece.slots);
+  }
 
   // A plan is never empty, even if thousands of documents in a row give no slot.
   int64_t fruitless = 0;
   int64_t documents = 0;
   for (const Corpus& corpus : corpora_) documents += corpus.documents();
-  while (slots < options_.packing_buffer * row_length) {
+  while (slots < room) {
     const Mixture::Choice choice = mixture_.next();
     const int64_t tokens =
         corpora_[static_cast<size_t>(choice.corpus)].document_length(choice.document);
@@ -135,12 +172,14 @@ void RowStream::make_plan(int64_t row_length) {
       ++counts_.documents;
       ++begun_[static_cast<size_t>(choice.corpus)];
     }
+    counts_.drawn_tokens += whole;
     add({choice.corpus, choice.document, 0, whole});
     mixture_.took(slots - before);
     fruitless = slots == before ? fruitless + 1 : 0;
     SIDEWINDER_REQUIRE(fruitless <= 2 * documents + 1000,
                        "no document of the training data fits in a row of {} tokens; raise the "
-                       "context, or choose another policy for long documents than `drop`",
+                       "context, or choose another policy for long documents than `drop` and "
+                       "`defer`",
                        row_length);
   }
 
@@ -158,6 +197,7 @@ void RowStream::begin_next_plan(std::vector<DocumentPiece> carry) {
   start_.mixture = mixture_.places();
   start_.begun = begun_;
   start_.carry = std::move(carry);
+  start_.deferred = std::make_shared<const std::vector<DocumentPiece>>(deferred_);
   start_.counts = counts_;
   rows_.clear();
 }
@@ -174,9 +214,7 @@ PackedRow RowStream::next(int64_t row_length) {
     if (options_.long_documents == LongDocuments::truncate) {
       // Not yet truncated for good: the new row may hold more.
       for (DocumentPiece& piece : carry) {
-        piece.slots =
-            slots_of(corpora_[static_cast<size_t>(piece.corpus)].document_length(piece.document),
-                     last_has_slot_);
+        piece.slots = whole_slots(piece);
       }
     }
     begin_next_plan(joined(std::move(carry)));
@@ -192,9 +230,10 @@ PackedRow RowStream::next(int64_t row_length) {
       ++counts_.documents;
       ++begun_[corpus];
     }
+    planned_slots_ -= piece.slots;
     if (options_.long_documents == LongDocuments::truncate) {
-      counts_.dropped_tokens +=
-          slots_of(corpora_[corpus].document_length(piece.document), last_has_slot_) - piece.slots;
+      counts_.dropped_tokens += whole_slots(piece) - piece.slots;
+      planned_slots_ -= whole_slots(piece) - piece.slots;
     }
   }
   return row;
@@ -202,6 +241,7 @@ PackedRow RowStream::next(int64_t row_length) {
 
 DataCounts RowStream::counts() const {
   DataCounts counts = counts_;
+  counts.deferred_tokens = planned_slots_ + waiting_slots_;
   counts.epochs = 0;
   for (size_t corpus = 0; corpus < corpora_.size(); ++corpus) {
     counts.epochs = std::max(counts.epochs, begun_[corpus] / corpora_[corpus].documents());

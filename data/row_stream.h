@@ -5,8 +5,13 @@
 // best fit, and the rows shuffled. A plan is a pure function of the place where it starts, so a
 // place in the stream is that start and the number of rows taken since. When the row length
 // changes, the documents of the rows not taken are carried into a new plan.
+//
+// Documents that wait for longer rows (LongDocuments::defer) come, once they fit, in the order in
+// which they were drawn, and fill at most half of a plan: the rest is drawn anew, so that the first
+// long rows are not all of one kind.
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "data/corpus.h"
@@ -30,6 +35,9 @@ struct StreamPlace {
   std::vector<MixturePlace> mixture;
   std::vector<int64_t> begun;        // per corpus: documents begun
   std::vector<DocumentPiece> carry;  // of the plan before, to be packed first
+  // Documents that wait for longer rows; shared, since places are copied with every batch.
+  std::shared_ptr<const std::vector<DocumentPiece>> deferred =
+      std::make_shared<const std::vector<DocumentPiece>>();
   DataCounts counts;
   // Within it.
   int64_t row_length = 0;  // 0: no row has been taken yet
@@ -47,10 +55,14 @@ class RowStream {
 
  private:
   void check(const StreamPlace& place) const;
+  bool is_sound(const DocumentPiece& piece) const;
   void make_plan(int64_t row_length);
   void begin_next_plan(std::vector<DocumentPiece> carry);
+  // Whether a piece has to wait for longer rows.
+  bool must_wait(const DocumentPiece& piece, int64_t row_length) const;
   // The piece with which a document enters a plan; without slots if the policy leaves it out.
   DocumentPiece admit(DocumentPiece whole, int64_t row_length);
+  int64_t whole_slots(const DocumentPiece& piece) const;
 
   std::vector<Corpus>& corpora_;
   DataOptions options_;
@@ -62,6 +74,9 @@ class RowStream {
   // Current, where start_ has the values at the start of the plan.
   DataCounts counts_;
   std::vector<int64_t> begun_;
+  std::vector<DocumentPiece> deferred_;
+  int64_t planned_slots_ = 0;  // of the rows not taken, before truncation
+  int64_t waiting_slots_ = 0;  // of deferred_
 };
 
 // Fills row `row` of `batch` (whose vectors have their size) from the pieces of a row.

@@ -31,14 +31,15 @@ HybridModel::HybridModel(const ModelOptions& options, const Initializer& initial
     const BlockOptions& block_options = options.blocks.at(std::string(1, letters[i]));
     const std::string name = "blocks." + std::to_string(i);
     Block block;
+    block.letter = letters[i];
     block.mixer_norm = initializer.constant(name + ".mixer_norm.weight", ParameterRole::norm,
                                             {options.width}, 1.0);
     block.mixer = make_mixer(name + ".mixer", options, block_options, initializer, divisor);
     block.feed_forward =
         make_feed_forward(name + ".feed_forward", options, block_options, initializer, divisor);
     if (block.feed_forward) {
-      block.feed_forward_norm = initializer.constant(
-          name + ".feed_forward_norm.weight", ParameterRole::norm, {options.width}, 1.0);
+      block.feed_forward_norm = initializer.constant(name + ".feed_forward_norm.weight",
+                                                     ParameterRole::norm, {options.width}, 1.0);
     }
     blocks_.push_back(std::move(block));
   }
@@ -54,8 +55,8 @@ Var HybridModel::run_block(Block& block, const Pass& pass, const Var& x) {
   const double eps = options_.norm_eps;
   Var y = block.mixer->forward(pass, rms_norm(x, pass(block.mixer_norm), eps, pass.dtype), x);
   if (block.feed_forward) {
-    y = block.feed_forward->forward(
-        pass, rms_norm(y, pass(block.feed_forward_norm), eps, pass.dtype), y);
+    y = block.feed_forward->forward(pass,
+                                    rms_norm(y, pass(block.feed_forward_norm), eps, pass.dtype), y);
   }
   return y;
 }
@@ -98,7 +99,8 @@ LossOut HybridModel::loss(Tape* tape, Dtype dtype, const Layouts& layouts, const
 
 Tensor HybridModel::head_logits(const Tensor& x) {
   const Dtype compute = x.dtype();
-  Tensor result = ops::linear(x, head().packed(WeightUse::forward, compute), accumulator_of(compute));
+  Tensor result =
+      ops::linear(x, head().packed(WeightUse::forward, compute), accumulator_of(compute));
   if (options_.logit_soft_cap > 0) {
     const double cap = options_.logit_soft_cap;
     for (int64_t i = 0; i < result.count(); ++i) {
@@ -131,10 +133,33 @@ Tensor HybridModel::next_logits(Dtype dtype, const std::vector<int32_t>& tokens,
   pass.attention_layout = std::make_shared<const SequenceLayout>(
       SequenceLayout::continuation(1, count, state.position));
   pass.state_layout = pass.attention_layout;
-  const Tensor x =
-      hidden(pass, Tensor::from<int32_t>({count}, tokens), false, &state).value();
+  const Tensor x = hidden(pass, Tensor::from<int32_t>({count}, tokens), false, &state).value();
   state.position += count;
   return head_logits(x.slice_rows(count - 1, count)).reshape({options_.vocabulary});
+}
+
+const HybridModel::Block& HybridModel::attention_block(char letter) const {
+  for (const Block& block : blocks_) {
+    if (block.letter != letter) continue;
+    SIDEWINDER_REQUIRE(block.mixer->context() != nullptr,
+                       "block \"{}\" has no attention, so it has no window and no positions; name "
+                       "a block with mixer = \"attention\"",
+                       letter);
+    return block;
+  }
+  fail_user("no block of the model has the letter \"{}\"; model.layers is \"{}\"", letter,
+            options_.layers);
+}
+
+const BlockContext& HybridModel::block_context(char letter) const {
+  return *attention_block(letter).mixer->context();
+}
+
+void HybridModel::set_block_context(char letter, const BlockContext& context) {
+  attention_block(letter);
+  for (Block& block : blocks_) {
+    if (block.letter == letter) block.mixer->set_context(context);
+  }
 }
 
 void HybridModel::visit(const ParameterVisitor& visitor) {

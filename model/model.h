@@ -41,9 +41,18 @@ class HybridModel {
   // Logits [T, V] f32 (f64) of every token, in inference.
   Tensor logits(Dtype dtype, const Layouts& layouts, const Tensor& tokens);
 
-  // Reads `tokens` after what `state` has seen and returns the logits [V] of the token that follows.
-  // The cost per token of windowed hybrids does not depend on what came before.
+  // Reads `tokens` after what `state` has seen and returns the logits [V] of the token that
+  // follows. The cost per token of windowed hybrids does not depend on what came before.
   Tensor next_logits(Dtype dtype, const std::vector<int32_t>& tokens, GenerationState& state);
+
+  // Of the attention blocks of a letter: what they see, and how they turn positions. Error{user}
+  // for letters that are not used or have no attention.
+  const BlockContext& block_context(char letter) const;
+  // Takes effect with the next forward pass, so call it between steps, and start generation anew.
+  //   BlockContext context = model.block_context('w');
+  //   context.window = 1024;
+  //   model.set_block_context('w', context);
+  void set_block_context(char letter, const BlockContext& context);
 
   void visit(const ParameterVisitor& visitor);
   int64_t num_parameters();
@@ -54,12 +63,15 @@ class HybridModel {
 
  private:
   struct Block {
+    char letter;
     Parameter mixer_norm;
     std::unique_ptr<Layer> mixer;
     Parameter feed_forward_norm;
     std::unique_ptr<Layer> feed_forward;  // may be null
   };
 
+  // The first block of the letter, which must have attention.
+  const Block& attention_block(char letter) const;
   Var run_block(Block& block, const Pass& pass, const Var& x);
   // Embedding to final norm.
   Var hidden(Pass pass, const Tensor& tokens, bool recompute_blocks, GenerationState* state);

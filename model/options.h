@@ -5,11 +5,16 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
+
+#include "kernels/math/rope.h"
 
 namespace sidewinder {
 
 enum class MixerKind : uint8_t { mamba1, attention };
 enum class PatternKind : uint8_t { full, window };
+enum class PositionKind : uint8_t { rope, alibi, none };
+enum class RopeLayout : uint8_t { half_split, interleaved };
 enum class FeedForwardKind : uint8_t { none, swiglu };
 
 struct BlockOptions {
@@ -31,9 +36,27 @@ struct BlockOptions {
   int64_t key_value_heads = 0;  // 0: heads
   int64_t head_width = 64;      // P
   bool qk_norm = false;
-  bool rope = true;
+  PositionKind position = PositionKind::rope;
+
+  // rope; RopeScaling says what these mean, and has the same defaults
+  RopeLayout rope_layout = RopeLayout::half_split;
   double rope_base = 10000.0;
   double rotary_share = 1.0;  // of each head that is turned
+  RopeScalingKind rope_scaling = RopeScalingKind::none;
+  double rope_factor = 1.0;
+  int64_t rope_original_context = 0;
+  bool rope_allow_mismatch = false;  // the factor need not lead to the context, nor matter at all
+  double rope_beta_fast = 32.0;
+  double rope_beta_slow = 1.0;
+  RopeRamp rope_ramp = RopeRamp::index;
+  bool rope_truncate = true;
+  double rope_attention_factor = 0.0;
+  double rope_mscale = 0.0;
+  double rope_mscale_all_dim = 0.0;
+  std::vector<double> rope_short_factors;
+  std::vector<double> rope_long_factors;
+  double rope_low_frequency_factor = 1.0;
+  double rope_high_frequency_factor = 4.0;
 
   // feed-forward
   FeedForwardKind feed_forward = FeedForwardKind::swiglu;
@@ -50,6 +73,16 @@ struct ModelOptions {
   double norm_eps = 1e-5;
   double logit_soft_cap = 0.0;  // 0: none
   int64_t max_context = 0;      // longest row; 0: train.context
+};
+
+// The rotary options of a block with attention.
+RopeOptions rope_options(const BlockOptions& block);
+
+// What may change between steps while a context grows: which distances the attention blocks of a
+// letter see, and how they turn positions.
+struct BlockContext {
+  int64_t window = 0;     // visible keys including the query itself; 0: all earlier ones
+  RopeOptions rope = {};  // of blocks with position = rope
 };
 
 }  // namespace sidewinder

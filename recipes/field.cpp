@@ -56,6 +56,24 @@ ReadResult read_integer(const Node& node, const Range<int64_t>& range, int64_t& 
   return ReadResult::good;
 }
 
+ReadResult read_integers(const Node& node, const Range<int64_t>& range,
+                         std::vector<int64_t>& values) {
+  if (node.kind != Node::Kind::array) return ReadResult::wrong_type;
+  std::vector<int64_t> read;
+  for (const Node& item : node.items) {
+    const ReadResult result = read_integer(item, range, read.emplace_back());
+    if (result != ReadResult::good) return result;
+  }
+  values = std::move(read);
+  return ReadResult::good;
+}
+
+std::string integers_text(const std::vector<int64_t>& values) {
+  std::string text;
+  for (const int64_t value : values) text += (text.empty() ? "" : ", ") + std::to_string(value);
+  return "[" + text + "]";
+}
+
 // An integer may stand for a number; infinity and NaN may not.
 ReadResult read_number(const Node& node, const Range<double>& range, double& value) {
   const bool is_integer = node.kind == Node::Kind::integer;
@@ -64,6 +82,23 @@ ReadResult read_number(const Node& node, const Range<double>& range, double& val
   if (!std::isfinite(number) || !range.holds(number)) return ReadResult::out_of_range;
   value = number;
   return ReadResult::good;
+}
+
+ReadResult read_numbers(const Node& node, const Range<double>& range, std::vector<double>& values) {
+  if (node.kind != Node::Kind::array) return ReadResult::wrong_type;
+  std::vector<double> read;
+  for (const Node& item : node.items) {
+    const ReadResult result = read_number(item, range, read.emplace_back());
+    if (result != ReadResult::good) return result;
+  }
+  values = std::move(read);
+  return ReadResult::good;
+}
+
+std::string numbers_text(const std::vector<double>& values) {
+  std::string text;
+  for (const double value : values) text += (text.empty() ? "" : ", ") + toml_number(value);
+  return "[" + text + "]";
 }
 
 ReadResult read_boolean(const Node& node, bool& value) {

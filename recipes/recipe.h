@@ -22,10 +22,12 @@ struct Recipe {
   ModelOptions model;
   DataOptions data;
   TrainOptions train;
+  ContextOptions context;
   OptimizerOptions optimizer;
   LearningRateOptions learning_rate;
   CheckpointOptions checkpoint;
   InitOptions init;
+  ExtendOptions extend;
 };
 
 // Reads `path`, the files it extends, then applies each "key=value" of `set_overrides` in order.

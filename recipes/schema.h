@@ -13,10 +13,12 @@ Section run_section();
 Section model_section();
 Section data_section();
 Section train_section();
+Section context_section();
 Section optimizer_section();
 Section learning_rate_section();
 Section checkpoint_section();
 Section init_section();
+Section extend_section();
 
 const std::vector<Section>& sections();
 

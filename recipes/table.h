@@ -33,9 +33,10 @@ struct Section {
   std::vector<TableInfo> tables;  // itself, then those within
 };
 
-// Tables within a table, by letter or as a list; at least one.
+// Tables within a table, by letter or as a list; at least one unless they may be absent.
 template <typename Options>
 struct Nested {
+  bool may_be_absent = false;
   std::string key;
   std::function<void(Options&, const Node&, const std::string& path, Problems&)> read;
   std::function<std::string(const Options&, const std::string& path)> write;
@@ -142,7 +143,7 @@ void read_table(const Table<Options>& table, Options& options, const Node& node,
                            field.wanted() + ": " + field.help, problems);
   }
   for (const Nested<Options>& nested : table.nested) {
-    if (node.find(nested.key)) continue;
+    if (nested.may_be_absent || node.find(nested.key)) continue;
     const std::string nested_path = schema::child(path, nested.key);
     const TableInfo info = nested.describe(nested_path).front();
     schema::report_missing(nested_path, node.place, "add a table " + info.header + ": " + info.help,
@@ -176,6 +177,12 @@ std::vector<TableInfo> describe_table(const Table<Options>& table, const std::st
     }
   }
   return infos;
+}
+
+template <typename Options>
+Nested<Options> optional(Nested<Options> nested) {
+  nested.may_be_absent = true;
+  return nested;
 }
 
 // [path.<letter>]: one table per block letter.

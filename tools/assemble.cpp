@@ -29,6 +29,7 @@ TrainerOptions trainer_options(const Recipe& recipe) {
   TrainerOptions options;
   options.run = recipe.run;
   options.train = recipe.train;
+  options.context = recipe.context;
   options.optimizer = recipe.optimizer;
   options.learning_rate = recipe.learning_rate;
   options.data = recipe.data;
@@ -85,7 +86,13 @@ TrainedModel load_trained_model(const std::string& path, const LoadOptions& opti
   if (options.precision) trained.recipe.train.precision = *options.precision;
   trained.model = make_model(trained.recipe);
   trained.step = content.step;
+  trained.tokenizer_digest = state.value("tokenizer_digest", "");
   load_weights(*trained.model, content, path);
+  if (state.contains("row_slots")) {
+    const ContextSchedule schedule(trained.recipe.context, trained.recipe.train,
+                                   trained.recipe.model);
+    apply(schedule.at({state.at("step"), state.at("row_slots")}), *trained.model);
+  }
   if (is_huggingface_folder(path)) {
     trained.tokenizer =
         huggingface_tokenizer(path, options.tokenizer, trained.recipe.model.vocabulary);

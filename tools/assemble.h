@@ -35,6 +35,7 @@ struct TrainedModel {
   std::unique_ptr<HybridModel> model;
   std::unique_ptr<Tokenizer> tokenizer;
   int64_t step = 0;
+  std::string tokenizer_digest;  // of the training data; empty: not known
 };
 struct LoadOptions {
   std::optional<Precision> precision;  // none: the recipe's

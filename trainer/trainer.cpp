@@ -1,8 +1,11 @@
 #include "trainer/trainer.h"
 
+#include <fmt/format.h>
+
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <utility>
 
 #include "kernels/base/check.h"
@@ -54,6 +57,26 @@ Batch rows_of(const Batch& batch, int64_t begin, int64_t end) {
   return part;
 }
 
+// Every sequence cut anew after each `length` tokens. Positions start anew as well, unless the pieces
+// of a document keep theirs.
+SequenceLayout fragments_of(const SequenceLayout& whole, int64_t length,
+                            const DataOptions& options) {
+  const bool keep_positions = options.long_documents == LongDocuments::continue_positions;
+  const int32_t* const position = whole.position.data<int32_t>();
+  std::vector<int32_t> starts;
+  std::vector<int32_t> first_positions;
+  for (size_t i = 0; i < whole.document_starts.size(); ++i) {
+    const int64_t first = whole.document_starts[i];
+    const int64_t end =
+        i + 1 < whole.document_starts.size() ? whole.document_starts[i + 1] : whole.tokens();
+    for (int64_t start = first; start < end; start += length) {
+      starts.push_back(static_cast<int32_t>(start));
+      first_positions.push_back(keep_positions || start == first ? position[start] : 0);
+    }
+  }
+  return SequenceLayout::packed(whole.rows, whole.row_length, starts, first_positions);
+}
+
 }  // namespace
 
 Layouts layouts_of(const Batch& batch, const DataOptions& options) {
@@ -70,6 +93,16 @@ Layouts layouts_of(const Batch& batch, const DataOptions& options) {
 double Evaluation::bits_per_byte() const {
   return bytes == 0 ? std::nan("")
                     : loss * static_cast<double>(targets) / (std::log(2.0) * static_cast<double>(bytes));
+}
+
+Layouts layouts_of(const Batch& batch, const DataOptions& options, const ContextPlan& context) {
+  Layouts layouts = layouts_of(batch, options);
+  if (context.fragment == 0) return layouts;
+  layouts.attention = fragments_of(layouts.attention, context.fragment, options);
+  if (context.cut_states) {
+    layouts.state = fragments_of(layouts.state, context.fragment, options);
+  }
+  return layouts;
 }
 
 Evaluation evaluate(HybridModel& model, Dtype dtype, DocumentRows& rows, const DataOptions& data,
@@ -97,6 +130,7 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
                  const std::optional<CheckpointContent>& checkpoint)
     : model_(model),
       options_(options),
+      schedule_(options.context, options.train, model.options()),
       dtype_(activation_dtype(options.train.precision)),
       optimizer_(parameters_of(model), options.optimizer),
       store_(options.run.folder) {
@@ -105,8 +139,10 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
     load(*checkpoint, &cursor);
     saved_step_ = state_.progress.step;
   }
+  options_.data.longest_row = options_.train.context;
   loader_ = std::make_unique<Loader>(
-      options_.data, options_.run.seed, [this](const Progress& at) { return plan(at); },
+      options_.data, options_.run.seed,
+      [schedule = schedule_](const Progress& at) { return schedule.at(at).rows; },
       state_.progress, Cursor{cursor});
   SIDEWINDER_REQUIRE(loader_->vocabulary() <= model.options().vocabulary,
                      "the data has ids up to {} but model.vocabulary is {}; set model.vocabulary to "
@@ -124,31 +160,29 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
 
 Trainer::~Trainer() = default;
 
-RowPlan Trainer::plan(const Progress&) const {
-  return {options_.train.tokens_per_step / options_.train.context, options_.train.context};
-}
-
 StepReport Trainer::step() {
   const Clock::time_point begin = Clock::now();
   const Batch batch = loader_->next();
   StepReport report;
   report.step = state_.progress.step + 1;
+  report.context = schedule_.at(state_.progress);
+  apply(report.context, model_);
   report.learning_rate =
-      learning_rate_at(options_.learning_rate, state_.progress.step, options_.train.steps);
+      learning_rate_at(options_.learning_rate, state_.progress.step, options_.train.steps) *
+      schedule_.learning_rate_share(state_.progress);
   report.targets = batch.num_targets;
   report.row_slots = batch.rows * batch.row_length;
   report.padding = batch.num_padding;
 
   optimizer_.zero_gradients();
-  const int64_t slots = options_.train.tokens_per_micro_batch;
-  const int64_t rows_per_micro = slots == 0 ? 1 : slots / batch.row_length;
+  const int64_t rows_per_micro = schedule_.rows_at_once(batch.row_length);
   // Divided once by all targets of the step, so that neither packing nor the number of
   // micro-batches changes the weight of a token.
   const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, batch.num_targets));
   for (int64_t row = 0; row < batch.rows; row += rows_per_micro) {
     const Batch micro = rows_of(batch, row, std::min(row + rows_per_micro, batch.rows));
     const int64_t tokens = micro.rows * micro.row_length;
-    const Layouts layouts = layouts_of(micro, options_.data);
+    const Layouts layouts = layouts_of(micro, options_.data, report.context);
     Tape tape;
     const LossOut out = model_.loss(
         &tape, dtype_, layouts, Tensor::from<int32_t>({tokens}, micro.tokens),
@@ -159,6 +193,7 @@ StepReport Trainer::step() {
     tape.backward(out.loss);
     report.loss += out.loss.value().at(0);
     report.flops += model_.training_flops(layouts.attention, tokens);
+    report.by_position.add(layouts.attention.position, micro.targets, out.token_loss);
   }
   report.gradient_norm = optimizer_.gradient_norm();
 
@@ -186,6 +221,12 @@ std::string Trainer::state_json() const {
       {"targets", state_.targets},
       {"skipped", state_.skipped},
       {"skipped_in_a_row", state_.skipped_in_a_row},
+      {"before_stage",
+       {{"drawn_tokens", state_.before_stage.drawn_tokens},
+        {"trained_tokens", state_.before_stage.trained_tokens},
+        {"dropped_tokens", state_.before_stage.dropped_tokens},
+        {"deferred_tokens", state_.before_stage.deferred_tokens},
+        {"padding", state_.before_stage.padding}}},
       {"seed", options_.run.seed},
       {"cursor", loader_->cursor().text},
       {"data_digest", loader_->data_digest()},
@@ -251,26 +292,65 @@ void Trainer::load(const CheckpointContent& content, std::string* cursor) {
   state_.skipped = state.at("skipped");
   state_.skipped_in_a_row = state.at("skipped_in_a_row");
   *cursor = state.at("cursor");
+  if (!state.contains("before_stage")) return;  // made before contexts could grow: all is one stage
+  const nlohmann::json& before = state.at("before_stage");
+  state_.before_stage.drawn_tokens = before.at("drawn_tokens");
+  state_.before_stage.trained_tokens = before.at("trained_tokens");
+  state_.before_stage.dropped_tokens = before.at("dropped_tokens");
+  state_.before_stage.deferred_tokens = before.at("deferred_tokens");
+  state_.before_stage.padding = before.at("padding");
 }
 
-std::optional<Evaluation> Trainer::validate() {
-  if (options_.data.validation.empty()) return std::nullopt;
+Evaluation Trainer::validate_at(int64_t length) {
   DocumentRows rows(options_.data.validation, options_.data, options_.train.validate_tokens);
-  const int64_t slots = options_.train.tokens_per_micro_batch;
-  const int64_t rows_per_batch = slots == 0 ? 1 : slots / options_.train.context;
-  last_validation_ =
-      evaluate(model_, dtype_, rows, options_.data, options_.train.context, rows_per_batch);
+  return evaluate(model_, dtype_, rows, options_.data, length, schedule_.rows_at_once(length));
+}
+
+std::optional<Evaluation> Trainer::validate(int64_t old_length) {
+  if (options_.data.validation.empty()) return std::nullopt;
+  const ContextPlan plan = schedule_.at(state_.progress);
+  apply(plan, model_);
+  last_validation_ = validate_at(plan.length);
   const Evaluation& result = *last_validation_;
   std::vector<Metric> metrics = {{"validation/loss", result.loss},
                                  {"validation/perplexity", std::exp(result.loss)},
-                                 {"validation/targets", static_cast<double>(result.targets)}};
+                                 {"validation/targets", static_cast<double>(result.targets)},
+                                 {"validation/context", static_cast<double>(plan.length)}};
   if (result.bytes > 0) metrics.push_back({"validation/bits_per_byte", result.bits_per_byte()});
-  metrics_->write(state_.progress.step, metrics);
   log_info("step {}: validation loss {:.4f} nats per token, perplexity {:.2f}, {:.4f} bits per byte, "
-           "{} targets",
+           "{} targets{}",
            state_.progress.step, result.loss, std::exp(result.loss), result.bits_per_byte(),
-           result.targets);
+           result.targets,
+           schedule_.is_constant() ? "" : fmt::format(", context {}", plan.length));
+  std::set<int64_t> others(options_.context.validate_lengths.begin(),
+                           options_.context.validate_lengths.end());
+  if (old_length > 0) others.insert(old_length);
+  for (const int64_t length : others) {
+    const double loss = length == plan.length ? result.loss : validate_at(length).loss;
+    metrics.push_back({fmt::format("validation/loss_at_{}", length), loss});
+    log_info("step {}: validation loss at context {}: {:.4f} nats per token", state_.progress.step,
+             length, loss);
+  }
+  metrics_->write(state_.progress.step, metrics);
   return last_validation_;
+}
+
+void Trainer::report_stage(const ContextPlan& plan) const {
+  const DataCounts now = loader_->counts();
+  const DataCounts& before = state_.before_stage;
+  const int64_t padding = now.padding - before.padding;
+  const int64_t seen =
+      before.deferred_tokens + now.drawn_tokens - before.drawn_tokens + padding;
+  log_info("stage {} ({}): {} slots seen = {} trained + {} padded + {} dropped + {} deferred",
+           plan.stage, text_of(plan), seen, now.trained_tokens - before.trained_tokens, padding,
+           now.dropped_tokens - before.dropped_tokens, now.deferred_tokens);
+}
+
+void Trainer::report_edge(const ContextPlan& old_plan, const ContextPlan& new_plan) {
+  report_stage(old_plan);
+  log_info("from step {} on stage {}: {} (before: {})", state_.progress.step + 1, new_plan.stage,
+           text_of(new_plan), text_of(old_plan));
+  state_.before_stage = loader_->counts();
 }
 
 void Trainer::log(const StepReport& report, ProgressReporter& progress) {
@@ -290,6 +370,23 @@ void Trainer::log(const StepReport& report, ProgressReporter& progress) {
     metrics.push_back({"train/loss", report.loss});
     metrics.push_back({"train/gradient_norm", report.gradient_norm});
   }
+  metrics.push_back({"train/context", static_cast<double>(report.context.length)});
+  metrics.push_back({"train/row_length", static_cast<double>(report.context.rows.row_length)});
+  for (const auto& [letter, block] : report.context.blocks) {
+    metrics.push_back({"train/window/" + letter, static_cast<double>(block.window)});
+  }
+  const std::vector<PositionLosses::Bucket>& buckets = report.by_position.buckets();
+  for (size_t i = 0; i < buckets.size() && !report.skipped; ++i) {
+    if (buckets[i].targets == 0) continue;
+    metrics.push_back({"train/loss_at_position/" + PositionLosses::name(i),
+                       buckets[i].sum / static_cast<double>(buckets[i].targets)});
+  }
+  const DataCounts counts = loader_->counts();
+  metrics.push_back({"data/drawn_tokens", static_cast<double>(counts.drawn_tokens)});
+  metrics.push_back({"data/trained_tokens", static_cast<double>(counts.trained_tokens)});
+  metrics.push_back({"data/padding", static_cast<double>(counts.padding)});
+  metrics.push_back({"data/dropped_tokens", static_cast<double>(counts.dropped_tokens)});
+  metrics.push_back({"data/deferred_tokens", static_cast<double>(counts.deferred_tokens)});
   if (options_.peak_flops > 0) {
     metrics.push_back({"speed/mfu", report.flops / report.seconds / options_.peak_flops});
   }
@@ -332,9 +429,24 @@ ExitCode Trainer::run() {
     }
     const int64_t at = state_.progress.step;
     const bool last = at == options_.train.steps;
-    if (options_.train.validate_every > 0 && at % options_.train.validate_every == 0 && !last) {
-      validate();
+    // Edges belong to the step before, so that a run that is continued there does not repeat them.
+    const ContextPlan next = schedule_.at(state_.progress);
+    const bool edge = next.stage != report.context.stage && !last;
+    if (options_.at_stage_end && (edge || last)) {
+      if (const std::optional<std::string> reason = options_.at_stage_end(at, report.context)) {
+        progress.finish();
+        save();
+        throw Error(ExitCode::numeric_stop,
+                    fmt::format("stopped after step {}: {}", at, *reason));
+      }
     }
+    if (edge) report_edge(report.context, next);
+    const bool validates =
+        options_.train.validate_every > 0 && at % options_.train.validate_every == 0;
+    if (!last && (validates || (edge && options_.context.validate_at_edges))) {
+      validate(edge && options_.context.validate_at_edges ? report.context.length : 0);
+    }
+    if (last && !schedule_.is_constant()) report_stage(report.context);
     const bool due = options_.checkpoint.every_steps > 0 && at % options_.checkpoint.every_steps == 0;
     const bool stopping = stop.requested();  // read once: a signal may come between two looks
     if (due || stopping || last) save();

@@ -11,9 +11,11 @@
 #include "checkpoints/store.h"
 #include "data/loader.h"
 #include "model/model.h"
+#include "trainer/context_schedule.h"
 #include "trainer/metrics.h"
 #include "trainer/optimizer.h"
 #include "trainer/options.h"
+#include "trainer/position_losses.h"
 
 namespace sidewinder {
 
@@ -21,6 +23,7 @@ namespace sidewinder {
 struct TrainerOptions {
   RunOptions run;
   TrainOptions train;
+  ContextOptions context;
   OptimizerOptions optimizer;
   LearningRateOptions learning_rate;
   DataOptions data;
@@ -30,6 +33,9 @@ struct TrainerOptions {
   std::string instruction_set;        // of the kernels in use; bits depend on it
   bool allow_different_cpu = false;   // resume although another instruction set made the checkpoint
   double peak_flops = 0;              // measured at start, what MFU divides by; 0: no MFU
+  // Called after the last step of every stage of the context, the model being as in that stage.
+  // Returns why the run should stop there, or nothing.
+  std::function<std::optional<std::string>(int64_t step, const ContextPlan&)> at_stage_end;
 };
 
 struct StepReport {
@@ -43,6 +49,8 @@ struct StepReport {
   double flops = 0;    // of forward and backward, see HybridModel::training_flops
   double seconds = 0;
   bool skipped = false;  // not finite: no update was made
+  ContextPlan context;
+  PositionLosses by_position;
 };
 
 struct Evaluation {
@@ -58,8 +66,10 @@ Evaluation evaluate(HybridModel& model, Dtype dtype, DocumentRows& rows, const D
                     int64_t row_length, int64_t rows_per_batch,
                     const std::function<void(const Batch&, const Tensor&)>& per_token = {});
 
-// Layouts of a batch as the isolation options demand.
+// Layouts of a batch as the isolation options demand. The second form also cuts the sequences into
+// the fragments of the plan, each of which is then as a row of its own.
 Layouts layouts_of(const Batch& batch, const DataOptions& options);
+Layouts layouts_of(const Batch& batch, const DataOptions& options, const ContextPlan& context);
 
 // What a run did since it was started, for the closing summary.
 struct RunSummary {
@@ -88,7 +98,8 @@ class Trainer {
   const RunSummary& summary() const { return summary_; }
   const Loader& loader() const { return *loader_; }
   void save();
-  std::optional<Evaluation> validate();
+  // At the context of the next step, and at context.validate_lengths; also at `old_length` unless 0.
+  std::optional<Evaluation> validate(int64_t old_length = 0);
   std::optional<Evaluation> last_validation() const { return last_validation_; }
 
  private:
@@ -98,15 +109,19 @@ class Trainer {
     int64_t targets = 0;
     int64_t skipped = 0;
     int64_t skipped_in_a_row = 0;
+    DataCounts before_stage;  // what had become of the documents when the stage began
   };
 
-  RowPlan plan(const Progress& progress) const;
   void load(const CheckpointContent& content, std::string* cursor);
   std::string state_json() const;
   void log(const StepReport& report, ProgressReporter& progress);
+  Evaluation validate_at(int64_t length);
+  void report_edge(const ContextPlan& old_plan, const ContextPlan& new_plan);
+  void report_stage(const ContextPlan& plan) const;
 
   HybridModel& model_;
   TrainerOptions options_;
+  ContextSchedule schedule_;
   Dtype dtype_;
   Optimizer optimizer_;
   Store store_;

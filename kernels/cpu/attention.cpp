@@ -87,6 +87,15 @@ HeadRows key_rows(const Tensor& tensor, const Document& document, const Heads& h
   return rows_of(tensor, document.first_key, heads, 1, tensor.size(2));
 }
 
+// Slopes of the bias in base 2 for lanes of a tile.
+void lane_slopes(const Tensor& slopes, const Heads& heads, int64_t first_lane, int64_t lanes,
+                 float* result) {
+  for (int64_t i = 0; i < lanes; ++i) {
+    const int64_t head = heads.kv_head * heads.group + (first_lane + i) % heads.group;
+    result[i] = kLog2E * slopes.data<float>()[head];
+  }
+}
+
 float& statistic(const HeadRows& rows, int64_t lane) {
   return static_cast<float*>(rows.data)[lane / rows.heads * rows.token_stride + lane % rows.heads];
 }
@@ -284,6 +293,11 @@ class Forward {
       tile.sum = workspace_.take(tile_lanes_);
       sizes.functions.pack_transposed(queries, tile.first_lane, tile.lanes, tile_lanes_,
                                       tile.queries, tile_lanes_);
+      if (args.slopes.defined()) {
+        tile.slopes = workspace_.take(tile_lanes_);
+        std::fill_n(tile.slopes, tile_lanes_, 0.0F);
+        lane_slopes(args.slopes, item.heads, tile.first_lane, tile.lanes, tile.slopes);
+      }
       if (args.scale < 0) negate(tile.queries, sizes.steps * tile_lanes_);
       std::fill_n(tile.out, sizes.value_stride * tile_lanes_, 0.0F);
       std::fill_n(tile.largest, tile_lanes_, kNoScore);
@@ -306,13 +320,13 @@ class Forward {
     int64_t first_lane, lanes;
     KeyRange span;
     TileKeys visible;
-    float *queries, *out, *largest, *sum;
+    float *queries, *out, *largest, *sum, *slopes = nullptr;
   };
 
   int64_t floats() const {
     const auto padded = &Workspace::padded;
     const int64_t tile = padded(sizes_.steps * tile_lanes_) +
-                         padded(sizes_.value_stride * tile_lanes_) + 2 * padded(tile_lanes_);
+                         padded(sizes_.value_stride * tile_lanes_) + 3 * padded(tile_lanes_);
     return padded(sizes_.steps * key_stride_) + padded(block_ / sizes_.pair * sizes_.value_stride) +
            (item_.tiles.end - item_.tiles.begin) * tile;
   }
@@ -349,6 +363,7 @@ class Forward {
       work.width = sizes_.width;
       work.value_width = sizes_.value_width;
       work.score_scale = std::abs(args_.scale) * kLog2E;
+      work.slopes = tile.slopes;
       work.out = tile.out;
       work.largest = tile.largest;
       work.sum = tile.sum;
@@ -358,9 +373,10 @@ class Forward {
 
   void store(const Tile& tile) const {
     const HeadRows lse = statistic_rows(args_.lse, document_, item_.heads);
+    const float unit = args_.slopes.defined() ? kLn2 : static_cast<float>(std::abs(args_.scale));
     for (int64_t i = 0; i < tile.lanes; ++i) {
       const float sum = tile.sum[i];
-      statistic(lse, tile.first_lane + i) = lse_of(tile.largest[i] * std::abs(args_.scale), sum);
+      statistic(lse, tile.first_lane + i) = lse_of(tile.largest[i] * unit, sum);
       tile.sum[i] = sum == 0 ? 0.0F : 1.0F / sum;
     }
     sizes_.functions.store_columns(tile.out, tile_lanes_, tile.sum,
@@ -395,6 +411,7 @@ void attention_few(const AttentionArgs& args, const Sizes& sizes, const ForwardI
                       Workspace::padded(sizes.value_stride));
   float largest[kFewLanes];
   float sum[kFewLanes];
+  float slopes[kFewLanes];
   AttentionFewQueries few{};
   few.queries = query_rows(args.q, document, item.heads);
   few.out = query_rows(args.out, document, item.heads);
@@ -403,6 +420,10 @@ void attention_few(const AttentionArgs& args, const Sizes& sizes, const ForwardI
   few.lanes = lanes;
   few.visible = visible;
   few.score_scale = args.scale * kLog2E;
+  if (args.slopes.defined()) {
+    lane_slopes(args.slopes, item.heads, 0, lanes, slopes);
+    few.slopes = slopes;
+  }
   few.query = workspace.take(sizes.width_stride);
   few.mixed = workspace.take(sizes.value_stride);
   few.largest = largest;
@@ -489,6 +510,7 @@ class Backward {
     dout_ = workspace_.take(sizes.value_steps * tile_lanes_);
     dout_pairs_ = workspace_.take(tile_lanes_ / sizes.pair * sizes.value_stride);
     lse_ = workspace_.take(tile_lanes_);
+    slopes_ = workspace_.take(tile_lanes_);
     scale_ = workspace_.take(tile_lanes_);
     delta_ = workspace_.take(slots_ * tile_lanes_);
     dquery_ = partial == nullptr ? workspace_.take(slots_ * tile_floats_) : partial;
@@ -531,7 +553,7 @@ class Backward {
            padded(block_ * sizes_.value_stride) + padded(sizes_.steps * tile_lanes_) +
            padded(tile_lanes_ / sizes_.pair * sizes_.width_stride) +
            padded(sizes_.value_steps * tile_lanes_) +
-           padded(tile_lanes_ / sizes_.pair * sizes_.value_stride) + 2 * padded(tile_lanes_) +
+           padded(tile_lanes_ / sizes_.pair * sizes_.value_stride) + 3 * padded(tile_lanes_) +
            padded(slots_ * tile_lanes_) + (partial_ == nullptr ? padded(slots_ * tile_floats_) : 0);
   }
 
@@ -627,6 +649,11 @@ class Backward {
     work.width = sizes_.width;
     work.value_width = sizes_.value_width;
     work.score_scale = args_.scale * kLog2E;
+    if (args_.slopes.defined()) {
+      std::fill_n(slopes_, tile_lanes_, 0.0F);
+      lane_slopes(args_.slopes, item_.heads, first, lanes, slopes_);
+      work.slopes = slopes_;
+    }
     work.lse = lse_;
     work.delta = delta_of(tile);
     work.dquery = dquery_of(tile);
@@ -651,7 +678,7 @@ class Backward {
   Workspace workspace_;
   float *keys_, *key_pairs_, *values_, *dkey_, *dvalue_;
   float *queries_, *query_pairs_, *dout_, *dout_pairs_;
-  float *lse_, *scale_, *delta_, *dquery_;
+  float *lse_, *slopes_, *scale_, *delta_, *dquery_;
 };
 
 // Bounds of the ranges into which the keys of a document are split, of about equal work.
@@ -780,9 +807,10 @@ reference::Rows<const double> const_f64_rows(const Tensor& tensor) {
 
 template <typename Args>
 reference::AttentionProblem problem_of(const Args& args) {
-  return {args.layout,    args.pattern,   static_cast<double>(args.scale),
+  const Tensor& slopes = args.slopes;
+  return {args.layout,    args.pattern,   args.scale,
           args.q.size(1), args.k.size(1), args.q.size(2),
-          args.v.size(2)};
+          args.v.size(2), slopes.defined() ? slopes.data<float>() : nullptr};
 }
 
 void attention_f64(const AttentionArgs& args) {

@@ -1,11 +1,14 @@
 #pragma once
 // Softmax attention without materialised scores (flash attention, Dao et al. 2022), causal, full or
-// windowed, grouped-query, over packed documents. A query sees the keys of its own document that the
-// pattern allows: first_visible(t) ≤ key ≤ key_of(t). Memory is O(T).
+// windowed, grouped-query, over packed documents. A query sees the keys of its own document that
+// the pattern allows: first_visible(t) ≤ key ≤ key_of(t). Memory is O(T).
 //
-//   out = softmax(scale · q·kᵀ) · v        lse = log Σ exp(scale · q·kᵀ)   (natural log)
+//   score = scale · q·k − slope_h · (i − j)     i, j: positions of query and key
+//   out = softmax(score) · v        lse = log Σ exp(score)   (natural log)
 //
-// Backward, per query i and key j, with P = exp(scale·q·k − lse) and Δ = Σ dout·out:
+// Slopes are those of ALiBi (Press et al. 2021, arXiv:2108.12409), constants; without them no bias.
+//
+// Backward, per query i and key j, with P = exp(score − lse) and Δ = Σ dout·out:
 //   dv += P·dout   dS = P·(dout·v − Δ)   dq += scale·dS·k   dk += scale·dS·q
 // A query head h uses key/value head h / (H / K). A query that sees no key has out 0 and lse −inf.
 
@@ -24,6 +27,7 @@ struct AttentionArgs {
   const SequenceLayout& layout;
   AttentionPattern pattern;
   double scale;
+  const Tensor& slopes;  // [H] f32, finite; undefined: no bias
 };
 
 struct AttentionBackwardArgs {
@@ -39,6 +43,7 @@ struct AttentionBackwardArgs {
   const SequenceLayout& layout;
   AttentionPattern pattern;
   double scale;
+  const Tensor& slopes;  // [H] f32, finite; undefined: no bias
 };
 
 namespace cpu {
@@ -55,7 +60,8 @@ struct AttentionOut {
   Tensor out, lse;
 };
 AttentionOut attention(const Tensor& q, const Tensor& k, const Tensor& v,
-                       const SequenceLayout& layout, AttentionPattern pattern, double scale);
+                       const SequenceLayout& layout, AttentionPattern pattern, double scale,
+                       const Tensor& slopes = {});
 
 struct AttentionGradients {
   Tensor dq, dk, dv;
@@ -63,7 +69,7 @@ struct AttentionGradients {
 AttentionGradients attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k,
                                       const Tensor& v, const Tensor& out, const Tensor& lse,
                                       const SequenceLayout& layout, AttentionPattern pattern,
-                                      double scale);
+                                      double scale, const Tensor& slopes = {});
 
 }  // namespace ops
 }  // namespace sidewinder

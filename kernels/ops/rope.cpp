@@ -12,18 +12,15 @@ Kernel<RopeArgs> kRope{"rope", &cpu::rope};
 namespace {
 
 template <typename T>
-void fill_table(RopeTable& table, const RopeOptions& options) {
+void fill_table(RopeTable& table, const std::vector<double>& frequencies, double factor) {
   const int64_t positions = table.cosine.size(0);
   const int64_t pairs = table.cosine.size(1);
-  std::vector<double> frequency(static_cast<size_t>(pairs));
-  for (int64_t j = 0; j < pairs; ++j)
-    frequency[static_cast<size_t>(j)] = rope_frequency(options, j);
   parallel_ranges(positions, 256, [&](int64_t begin, int64_t end) {
     for (int64_t position = begin; position < end; ++position) {
       for (int64_t j = 0; j < pairs; ++j) {
-        const double angle = rope_angle(frequency[static_cast<size_t>(j)], position);
-        table.cosine.data<T>()[position * pairs + j] = static_cast<T>(std::cos(angle));
-        table.sine.data<T>()[position * pairs + j] = static_cast<T>(std::sin(angle));
+        const double angle = rope_angle(frequencies[static_cast<size_t>(j)], position);
+        table.cosine.data<T>()[position * pairs + j] = static_cast<T>(factor * std::cos(angle));
+        table.sine.data<T>()[position * pairs + j] = static_cast<T>(factor * std::sin(angle));
       }
     }
   });
@@ -31,14 +28,9 @@ void fill_table(RopeTable& table, const RopeOptions& options) {
 
 }  // namespace
 
-RopeTable ops::rope_table(const RopeOptions& options, int64_t positions, Dtype dtype) {
-  SIDEWINDER_REQUIRE(options.rotary_width >= 2 && options.rotary_width % 2 == 0 &&
-                         options.rotary_width <= options.head_width,
-                     "rope: rotary width {} of heads {} wide; it must be even and from 2 to the "
-                     "head width",
-                     options.rotary_width, options.head_width);
-  SIDEWINDER_REQUIRE(std::isfinite(options.base) && options.base > 0,
-                     "rope: base {} must be a positive number", options.base);
+RopeTable ops::rope_table(const RopeOptions& options, int64_t positions, Dtype dtype,
+                          int64_t length) {
+  check_rope(options);
   SIDEWINDER_REQUIRE(positions >= 0, "rope: a table of {} positions is not possible", positions);
   SIDEWINDER_REQUIRE(dtype == Dtype::f32 || dtype == Dtype::f64,
                      "rope: a table of {} would lose the angle; use f32 or f64", name_of(dtype));
@@ -46,10 +38,13 @@ RopeTable ops::rope_table(const RopeOptions& options, int64_t positions, Dtype d
   table.cosine = Tensor::empty({positions, options.rotary_width / 2}, dtype);
   table.sine = Tensor::empty({positions, options.rotary_width / 2}, dtype);
   table.interleaved = options.interleaved;
+  const std::vector<double> frequencies =
+      rope_frequencies(options, length == 0 ? positions : length);
+  const double factor = rope_attention_factor(options);
   if (dtype == Dtype::f64) {
-    fill_table<double>(table, options);
+    fill_table<double>(table, frequencies, factor);
   } else {
-    fill_table<float>(table, options);
+    fill_table<float>(table, frequencies, factor);
   }
   return table;
 }

@@ -1,6 +1,7 @@
 #pragma once
 // Rotary position embedding: pairs of a head's elements are turned by position · frequency.
-// Su et al. 2021 (arXiv:2104.09864). Backward is the same turn by the negative angle.
+// Su et al. 2021 (arXiv:2104.09864). Backward is the same turn by the negative angle, and grows by
+// the same attention factor.
 
 #include "kernels/math/rope.h"
 #include "kernels/ops/kernel.h"
@@ -15,8 +16,8 @@ struct RopeTable {
 };
 
 struct RopeArgs {
-  Tensor& y;         // [T, H, P] like x
-  const Tensor& x;   // [T, H, P]; elements past twice the pairs are copied
+  Tensor& y;               // [T, H, P] like x
+  const Tensor& x;         // [T, H, P]; elements past twice the pairs are copied
   const Tensor& position;  // i32 [T], each below the number of positions of the table
   const RopeTable& table;
   bool inverse;
@@ -30,8 +31,10 @@ extern Kernel<RopeArgs> kRope;
 
 namespace ops {
 
-// Rows 0 … positions − 1. `dtype` f32 or f64.
-RopeTable rope_table(const RopeOptions& options, int64_t positions, Dtype dtype);
+// Rows 0 … positions − 1. `dtype` f32 or f64. `length` is that of the sequence, for scalings that
+// depend on it; 0: `positions`.
+RopeTable rope_table(const RopeOptions& options, int64_t positions, Dtype dtype,
+                     int64_t length = 0);
 // `inverse` turns by the negative angle: the gradient of the forward turn.
 Tensor rope(const Tensor& x, const Tensor& position, const RopeTable& table, bool inverse = false);
 

@@ -55,7 +55,8 @@ void attention_head(const AttentionProblem& problem, const AttentionTensors<T>& 
     scores.clear();
     double largest = -std::numeric_limits<double>::infinity();
     for (int64_t key = begin; key < end; ++key) {
-      scores.push_back(problem.scale * dot(query, tensors.k[key] + kv_head * width, width));
+      scores.push_back(problem.scale * dot(query, tensors.k[key] + kv_head * width, width) +
+                       problem.bias(head, problem.layout.key_of(t) - key));
       largest = std::max(largest, real_part(scores.back()));
     }
     T sum{};
@@ -88,7 +89,9 @@ void attention_backward_head(const AttentionProblem& problem,
       for (int64_t key = begin; key < end; ++key) {
         const T* k = tensors.k[key] + kv_head * width;
         const T* v = tensors.v[key] + kv_head * value_width;
-        const T p = std::exp(problem.scale * dot(query, k, width) - tensors.lse[t][head]);
+        const T p =
+            std::exp(problem.scale * dot(query, k, width) +
+                     problem.bias(head, problem.layout.key_of(t) - key) - tensors.lse[t][head]);
         const T ds = problem.scale * p * (dot(dout, v, value_width) - delta);
         add_scaled(tensors.dv[key] + kv_head * value_width, p, dout, value_width);
         add_scaled(tensors.dk[key] + kv_head * width, ds, query, width);

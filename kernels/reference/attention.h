@@ -25,6 +25,11 @@ struct AttentionProblem {
   int64_t kv_heads;     // K
   int64_t width;        // P of queries and keys
   int64_t value_width;  // of values and outputs
+  const float* slopes;  // [H], or null
+  // Of a score, for a query and a key that is `distance` tokens before it.
+  double bias(int64_t head, int64_t distance) const {
+    return slopes == nullptr ? 0.0 : -double{slopes[head]} * static_cast<double>(distance);
+  }
 };
 
 template <typename T>

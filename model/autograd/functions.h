@@ -28,7 +28,7 @@ std::vector<Var> split(const Var& x, std::span<const int64_t> widths);
 Var swiglu(const Var& gate_up);
 Var rope(const Var& x, const Tensor& position, const RopeTable& table);
 Var attention(const Var& q, const Var& k, const Var& v, const SequenceLayout& layout,
-              AttentionPattern pattern, double scale);
+              AttentionPattern pattern, double scale, const Tensor& slopes = {});
 
 // State carried into and out of a row; a constant for the gradient.
 struct CarriedState {

@@ -12,33 +12,49 @@ Attention::Attention(const std::string& name, int64_t width, const BlockOptions&
       key_value_heads_(options.key_value_heads != 0 ? options.key_value_heads : heads_),
       head_width_(options.head_width),
       pattern_{options.pattern == PatternKind::window ? options.window : 0},
-      uses_rope_(options.rope),
+      position_(options.position),
       qk_norm_(options.qk_norm),
       norm_eps_(norm_eps) {
-  rope_options_.head_width = head_width_;
-  rope_options_.rotary_width =
-      static_cast<int64_t>(std::lround(options.rotary_share * static_cast<double>(head_width_) / 2)) *
-      2;
-  rope_options_.base = options.rope_base;
+  context_.window = pattern_.window;
+  context_.rope = rope_options(options);
+  if (position_ == PositionKind::rope) check_rope(context_.rope);
   qkv_ = initializer.linear(name + ".qkv.weight", (heads_ + 2 * key_value_heads_) * head_width_,
                             width);
   if (qk_norm_) {
-    query_norm_ = initializer.constant(name + ".query_norm.weight", ParameterRole::norm,
-                                       {head_width_}, 1.0);
+    query_norm_ =
+        initializer.constant(name + ".query_norm.weight", ParameterRole::norm, {head_width_}, 1.0);
     key_norm_ =
         initializer.constant(name + ".key_norm.weight", ParameterRole::norm, {head_width_}, 1.0);
   }
-  out_ = initializer.linear(name + ".out_proj.weight", width, heads_ * head_width_,
-                            residual_divisor);
+  out_ =
+      initializer.linear(name + ".out_proj.weight", width, heads_ * head_width_, residual_divisor);
 }
 
-const RopeTable& Attention::rope_table(int64_t positions, Dtype dtype) {
+void Attention::set_context(const BlockContext& context) {
+  SIDEWINDER_REQUIRE(context.window >= 0,
+                     "window {} is negative; use the number of visible keys, or 0 for all",
+                     context.window);
+  if (position_ == PositionKind::rope) {
+    SIDEWINDER_REQUIRE(context.rope.head_width == head_width_,
+                       "rotary options are for heads {} wide but the heads are {} wide; start "
+                       "from the block's own context",
+                       context.rope.head_width, head_width_);
+    check_rope(context.rope);
+    if (context.rope != context_.rope) rope_table_ = {};
+  }
+  context_ = context;
+  pattern_.window = context.window;
+}
+
+const RopeTable& Attention::rope_table(int64_t positions, int64_t length, Dtype dtype) {
+  const int64_t length_class = rope_length_class(context_.rope, length);
   if (!rope_table_.cosine.defined() || rope_table_.cosine.size(0) < positions ||
-      rope_table_.cosine.dtype() != dtype) {
+      rope_table_.cosine.dtype() != dtype || rope_table_class_ != length_class) {
     // Doubled, so that generation does not make it anew for every token.
     int64_t size = 1024;
     while (size < positions) size *= 2;
-    rope_table_ = ops::rope_table(rope_options_, size, dtype);
+    rope_table_ = ops::rope_table(context_.rope, size, dtype, length);
+    rope_table_class_ = length_class;
   }
   return rope_table_;
 }
@@ -56,17 +72,24 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
     q = rms_norm(q, pass(query_norm_), norm_eps_, pass.dtype);
     k = rms_norm(k, pass(key_norm_), norm_eps_, pass.dtype);
   }
-  if (uses_rope_) {
+  const bool turns = position_ == PositionKind::rope;
+  // Keys are cached before they are turned where the frequencies of the next token may be others.
+  const bool turns_cache = turns && pass.state != nullptr && rope_depends_on_length(context_.rope);
+  RopeTable table;
+  if (turns) {
     const int32_t* position = layout.position.data<int32_t>();
-    const int64_t last = tokens == 0 ? 0 : *std::max_element(position, position + tokens);
-    const RopeTable& table = rope_table(last + 1, accumulator_of(pass.dtype));
+    const int64_t end = tokens == 0 ? 0 : *std::max_element(position, position + tokens) + 1;
+    // Not the longest document at hand: what a row holds must not change what its length means.
+    const int64_t length = std::max(end, layout.row_length);
+    table = rope_table(end, length, accumulator_of(pass.dtype));
     q = rope(q, layout.position, table);
-    k = rope(k, layout.position, table);
+    if (!turns_cache) k = rope(k, layout.position, table);
   }
   if (pass.state != nullptr) {
     auto [keys, values] = with_cache(*pass.state, k.value(), v.value());
     k = Var(keys);
     v = Var(values);
+    if (turns_cache) k = rope(k, cached_positions(layout, keys.size(0)), table);
   }
   const double scale = 1.0 / std::sqrt(static_cast<double>(head_width_));
   // A cache longer than the window is never passed in, so the layout's `past` is this block's own.
@@ -80,6 +103,15 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
   Var mixed = attention(q, k, v, *used, pattern_, scale);
   mixed = reshape(mixed, {tokens, heads_ * head_width_});
   return linear_add(mixed, pass(out_), residual);
+}
+
+Tensor Attention::cached_positions(const SequenceLayout& layout, int64_t keys) const {
+  Tensor positions = Tensor::empty({keys}, Dtype::i32);
+  const int32_t end = layout.position.data<int32_t>()[layout.tokens() - 1] + 1;
+  for (int64_t i = 0; i < keys; ++i) {
+    positions.data<int32_t>()[i] = end - static_cast<int32_t>(keys - i);
+  }
+  return positions;
 }
 
 std::pair<Tensor, Tensor> Attention::with_cache(BlockState& state, const Tensor& keys,
@@ -106,7 +138,8 @@ std::pair<Tensor, Tensor> Attention::with_cache(BlockState& state, const Tensor&
     state.first_key = 0;
     state.end_key = kept;
   }
-  state.keys.slice_rows(state.end_key, state.end_key + added).copy_from(keys.reshape({added, width}));
+  state.keys.slice_rows(state.end_key, state.end_key + added)
+      .copy_from(keys.reshape({added, width}));
   state.values.slice_rows(state.end_key, state.end_key + added)
       .copy_from(values.reshape({added, width}));
   state.end_key += added;

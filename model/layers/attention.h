@@ -1,6 +1,6 @@
 #pragma once
-// Grouped-query softmax attention with rotary positions: H query heads and K key/value heads of
-// width P, full or windowed.
+// Grouped-query softmax attention: H query heads and K key/value heads of width P, full or
+// windowed, with rotary positions, linear biases or none.
 
 #include "model/init.h"
 #include "model/layers/layer.h"
@@ -18,9 +18,14 @@ class Attention final : public Layer {
   int64_t matrix_elements() const override;
   int64_t pair_elements() const override { return 2 * heads_ * head_width_; }
   AttentionPattern pattern() const override { return pattern_; }
+  const BlockContext* context() const override { return &context_; }
+  void set_context(const BlockContext& context) override;
 
  private:
-  const RopeTable& rope_table(int64_t positions, Dtype dtype);
+  // Reaches `positions`, with the frequencies of a sequence of `length` tokens.
+  const RopeTable& rope_table(int64_t positions, int64_t length, Dtype dtype);
+  // Of the cached and new keys, which end with the tokens of `layout`.
+  Tensor cached_positions(const SequenceLayout& layout, int64_t keys) const;
   // Appends keys and values to the block's cache and returns the cached and new ones as views.
   std::pair<Tensor, Tensor> with_cache(BlockState& state, const Tensor& keys,
                                        const Tensor& values) const;
@@ -29,11 +34,12 @@ class Attention final : public Layer {
   int64_t key_value_heads_;
   int64_t head_width_;
   AttentionPattern pattern_;
-  bool uses_rope_;
+  PositionKind position_;
   bool qk_norm_;
   double norm_eps_;
-  RopeOptions rope_options_;
-  RopeTable rope_table_;
+  BlockContext context_;
+  RopeTable rope_table_;  // undefined: to be made
+  int64_t rope_table_class_ = 0;
   Parameter qkv_, query_norm_, key_norm_, out_;
 };
 

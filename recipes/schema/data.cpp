@@ -24,11 +24,14 @@ Section data_section() {
                "documents longer than a row: continue_reset puts the pieces into later rows, each "
                "with positions and states of its own; continue_positions does so but lets the "
                "positions go on; truncate keeps the first row's worth; drop "
-               "leaves them out",
+               "leaves them out; defer lets them wait until rows are long enough (see [context]), "
+               "at most half of the rows then being theirs; in rows of train.context it is "
+               "continue_reset",
                {{"continue_reset", LongDocuments::continue_reset},
                 {"continue_positions", LongDocuments::continue_positions},
                 {"truncate", LongDocuments::truncate},
-                {"drop", LongDocuments::drop}}),
+                {"drop", LongDocuments::drop},
+                {"defer", LongDocuments::defer}}),
            field("packing_buffer", &Options::packing_buffer, "rows planned together by best fit",
                  {.at_least = 1}),
            field("isolate_attention", &Options::isolate_attention,

@@ -31,6 +31,11 @@ struct Problem {
   int64_t width = 64;
   int64_t value_width = 64;
   float scale = 0.125F;
+  Tensor slopes = {};
+
+  double bias(int64_t head, int64_t distance) const {
+    return slopes.defined() ? -slopes.at(head) * static_cast<double>(distance) : 0.0;
+  }
 };
 
 struct Inputs {
@@ -56,9 +61,9 @@ Inputs to(const Inputs& inputs, Dtype dtype) {
 
 Results run(const Problem& p, const Inputs& inputs) {
   const auto [out, lse] =
-      ops::attention(inputs.q, inputs.k, inputs.v, p.layout, p.pattern, p.scale);
+      ops::attention(inputs.q, inputs.k, inputs.v, p.layout, p.pattern, p.scale, p.slopes);
   const auto [dq, dk, dv] = ops::attention_backward(inputs.dout, inputs.q, inputs.k, inputs.v, out,
-                                                    lse, p.layout, p.pattern, p.scale);
+                                                    lse, p.layout, p.pattern, p.scale, p.slopes);
   return {out, lse, dq, dk, dv};
 }
 
@@ -100,7 +105,7 @@ Results naive(const Problem& p, const Inputs& given, Dtype dtype) {
       for (int64_t key = begin; key <= self; ++key) {
         float sum = 0;
         for (int64_t d = 0; d < p.width; ++d) sum += q[d] * row(in.k, key)[d];
-        scores.push_back(p.scale * sum);
+        scores.push_back(p.scale * sum + static_cast<float>(p.bias(h, self - key)));
         largest = std::max(largest, scores.back());
       }
       float total = 0;
@@ -317,6 +322,41 @@ TEST_P(AttentionPath, TheScaleMayHaveAnySign) {
   }
 }
 
+TEST_P(AttentionPath, MatchesReferenceWithABiasPerHead) {
+  const std::vector<int32_t> starts = {0, 1, 50, 61};
+  const std::vector<SequenceLayout> layouts = {SequenceLayout::packed(2, 130, starts),
+                                               SequenceLayout::continuation(2, 1, 90, 100, 90),
+                                               SequenceLayout::continuation(1, 40, 90, 100, 90)};
+  for (const SequenceLayout& layout : layouts) {
+    for (const int64_t kv_heads : {1, 2, 4}) {
+      for (const int64_t window : {0, 20}) {
+        for (const float scale : {0.2F, -0.2F}) {
+          SCOPED_TRACE(std::to_string(kv_heads) + " " + std::to_string(window));
+          Problem p{.layout = layout,
+                    .pattern = {window},
+                    .heads = 4,
+                    .kv_heads = kv_heads,
+                    .width = 32,
+                    .value_width = 32,
+                    .scale = scale,
+                    .slopes = Tensor::from<float>({4}, {0.5F, 0.01F, 0.0F, -0.05F})};
+          expect_matches_reference(p, GetParam().dtype);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(AttentionPath, SlopesOfZeroChangeNothingThatMatters) {
+  Problem p{.layout = packed(1, 140, {0, 33}), .heads = 2, .kv_heads = 1};
+  const Inputs inputs = random_inputs(p, GetParam().dtype);
+  const Results plain = run(p, inputs);
+  p.slopes = Tensor::zeros({2}, Dtype::f32);
+  const Results biased = run(p, inputs);
+  EXPECT_LT(relative_error(biased.out, plain.out), 2e-3);
+  EXPECT_LT(relative_error(biased.lse, plain.lse), 1e-6);
+}
+
 TEST_P(AttentionPath, WindowAsLongAsTheRowIsFullAttention) {
   Problem p{.layout = packed(1, 200, {0, 150}), .heads = 2, .kv_heads = 1};
   const Inputs inputs = random_inputs(p, GetParam().dtype);
@@ -431,7 +471,7 @@ TEST_P(AttentionPath, ViewsGiveTheSameBits) {
   dk.fill_zero();
   dv.fill_zero();
   kAttentionBackward({}, {dq, dk, dv, inputs.dout, inputs.q, inputs.k, inputs.v, contiguous.out,
-                          contiguous.lse, p.layout, p.pattern, p.scale});
+                          contiguous.lse, p.layout, p.pattern, p.scale, p.slopes});
   EXPECT_TRUE(same_bits(dq, contiguous.dq));
   EXPECT_TRUE(same_bits(dk, contiguous.dk));
   EXPECT_TRUE(same_bits(dv, contiguous.dv));
@@ -533,8 +573,11 @@ class ComplexStep {
     const int64_t tokens = p_.layout.tokens();
     std::vector<Complex> out(dout_.size());
     std::vector<Complex> lse(static_cast<size_t>(tokens * p_.heads));
-    const reference::AttentionProblem problem = {p_.layout,   p_.pattern, p_.scale,      p_.heads,
-                                                 p_.kv_heads, p_.width,   p_.value_width};
+    const reference::AttentionProblem problem = {
+        p_.layout,      p_.pattern,
+        p_.scale,       p_.heads,
+        p_.kv_heads,    p_.width,
+        p_.value_width, p_.slopes.defined() ? p_.slopes.data<float>() : nullptr};
     const reference::AttentionTensors<Complex> tensors = {
         {out.data(), p_.heads * p_.value_width},
         {lse.data(), p_.heads},
@@ -564,6 +607,7 @@ TEST(Attention, BackwardMatchesComplexStep) {
                 .width = 3,
                 .value_width = 2,
                 .scale = 0.7F};
+      if (window == 4) p.slopes = Tensor::from<float>({2}, {0.25F, 0.6F});
       const Inputs inputs = random_inputs(p, Dtype::f64);
       const Results results = run(p, inputs);
       ComplexStep step(p, inputs);

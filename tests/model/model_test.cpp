@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
 #include <string>
 
@@ -94,8 +95,7 @@ TEST(HybridModel, GenerationEqualsTheTrainingForward) {
     HybridModel model = testing::tiny_model("mwmf", dtype);
     const std::vector<int32_t> tokens = random_tokens(90, 37, 9);
     const SequenceLayout layout = SequenceLayout::unpacked(1, 90);
-    const Tensor whole =
-        model.logits(dtype, {layout, layout}, Tensor::from<int32_t>({90}, tokens));
+    const Tensor whole = model.logits(dtype, {layout, layout}, Tensor::from<int32_t>({90}, tokens));
     GenerationState state;
     // A prompt of 40, then token by token, then a piece of 10.
     const double bound = dtype == Dtype::f64 ? 1e-11 : 2e-5;
@@ -139,8 +139,7 @@ TEST(HybridModel, MemoryOfAStepDependsOnTokensNotOnRowLength) {
     model.visit([](Parameter& parameter) { parameter.zero_gradient(); });
     allocator_of({}).reset_peak();
     Tape tape;
-    const LossOut out =
-        model.loss(&tape, Dtype::f32, {layout, layout}, ids, ids, {.scale = 1.0});
+    const LossOut out = model.loss(&tape, Dtype::f32, {layout, layout}, ids, ids, {.scale = 1.0});
     tape.backward(out.loss);
     return static_cast<double>(allocator_of({}).statistics().bytes_peak);
   };
@@ -151,6 +150,67 @@ TEST(HybridModel, MemoryOfAStepDependsOnTokensNotOnRowLength) {
   EXPECT_LE(long_rows / peak(1, 1024), 4.0);
 }
 
+TEST(HybridModel, ContextOfALetterCanChangeBetweenSteps) {
+  HybridModel model = testing::tiny_model("mwwf", Dtype::f64);
+  ModelOptions changed = testing::tiny_options("mwwf");
+  changed.blocks["w"].window = 9;
+  changed.blocks["w"].rope_scaling = RopeScalingKind::yarn;
+  changed.blocks["w"].rope_factor = 3;
+  changed.blocks["w"].rope_original_context = 40;
+  HybridModel expected(changed, Initializer{.seed = 7, .dtype = Dtype::f64});
+
+  const std::vector<std::vector<int32_t>> documents = {random_tokens(60, 37, 1)};
+  const double before = testing::packed_loss(model, Dtype::f64, documents).loss;
+  const BlockContext old = model.block_context('w');
+  EXPECT_EQ(old.window, 5);
+  BlockContext context = old;
+  context.window = 9;
+  context.rope.scaling.kind = RopeScalingKind::yarn;
+  context.rope.scaling.factor = 3;
+  context.rope.scaling.original_context = 40;
+  model.set_block_context('w', context);
+  EXPECT_EQ(model.block_context('f').window, 0);
+  EXPECT_EQ(model.block_context('w').window, 9);
+  const double after = testing::packed_loss(model, Dtype::f64, documents).loss;
+  EXPECT_EQ(after, testing::packed_loss(expected, Dtype::f64, documents).loss);
+  EXPECT_NE(after, before);
+  const SequenceLayout layout = SequenceLayout::unpacked(1, 60);
+  EXPECT_EQ(model.training_flops(layout, 60), expected.training_flops(layout, 60));
+  model.set_block_context('w', old);
+  EXPECT_EQ(testing::packed_loss(model, Dtype::f64, documents).loss, before);
+}
+
+std::string message_of(const std::function<void()>& run) {
+  try {
+    run();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::user);
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(HybridModel, ContextOfALetterIsChecked) {
+  HybridModel model = testing::tiny_model("mw", Dtype::f32);
+  EXPECT_EQ(message_of([&] { model.block_context('x'); }),
+            "no block of the model has the letter \"x\"; model.layers is \"mw\"");
+  EXPECT_EQ(message_of([&] { model.block_context('m'); }),
+            "block \"m\" has no attention, so it has no window and no positions; name a block with "
+            "mixer = \"attention\"");
+  BlockContext context = model.block_context('w');
+  context.window = -1;
+  EXPECT_EQ(message_of([&] { model.set_block_context('w', context); }),
+            "window -1 is negative; use the number of visible keys, or 0 for all");
+  EXPECT_EQ(message_of([&] { model.set_block_context('w', {.window = 3}); }),
+            "rotary options are for heads 64 wide but the heads are 8 wide; start from the block's "
+            "own context");
+  context = model.block_context('w');
+  context.rope.scaling.kind = RopeScalingKind::linear;
+  context.rope.scaling.factor = 0.5;
+  EXPECT_EQ(message_of([&] { model.set_block_context('w', context); }),
+            "rope: factor 0.5 would shrink the context; it must be at least 1");
+}
+
 TEST(HybridModel, UnknownLayerLetterNamesTheMissingTable) {
   ModelOptions options = testing::tiny_options("mw");
   options.layers = "mx";
@@ -159,8 +219,9 @@ TEST(HybridModel, UnknownLayerLetterNamesTheMissingTable) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.exit_code(), ExitCode::user);
-    EXPECT_STREQ(error.what(), "model.layers names block \"x\", which has no table; add "
-                               "[model.block.x] with its mixer");
+    EXPECT_STREQ(error.what(),
+                 "model.layers names block \"x\", which has no table; add "
+                 "[model.block.x] with its mixer");
   }
 }
 

@@ -20,8 +20,11 @@ namespace {
 
 // Counts the very pairs that the run was trained on, by making its batches once more.
 NgramCounts count_training_pairs(const Recipe& recipe, int64_t steps) {
-  const RowPlan plan{recipe.train.tokens_per_step / recipe.train.context, recipe.train.context};
-  Loader loader(recipe.data, recipe.run.seed, [plan](const Progress&) { return plan; });
+  const ContextSchedule schedule(recipe.context, recipe.train, recipe.model);
+  DataOptions data = recipe.data;
+  data.longest_row = recipe.train.context;
+  Loader loader(data, recipe.run.seed,
+                [&](const Progress& progress) { return schedule.at(progress).rows; });
   NgramCounts counts(recipe.model.vocabulary);
   for (int64_t step = 0; step < steps; ++step) {
     const Batch batch = loader.next();

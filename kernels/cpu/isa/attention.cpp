@@ -198,6 +198,25 @@ KeyRange seen_by(const TileKeys& visible, int64_t v, KeyRange range) {
   return seen;
 }
 
+// ---- Bias
+
+// scores = scale · scores + slope · (key − query), of keys begin … begin + count − 1 and vectors
+// v … v + kVectors − 1 of a tile.
+template <int kVectors>
+void add_bias(const TileKeys& visible, const float* slopes, float scale, int64_t v, int32_t begin,
+              int64_t count, float* scores) {
+  for (int n = 0; n < kVectors; ++n) {
+    const int64_t lane = (v + n) * kLanes;
+    const F32 slope = load(slopes + lane);
+    const I32 query = load_lanes(visible.last + lane);
+    for (int64_t i = 0; i < count; ++i) {
+      float* const score = scores + (i * kVectors + n) * kLanes;
+      const I32 distance = (I32{} + static_cast<int32_t>(begin + i)) - query;
+      store(score, load(score) * scale + slope * __builtin_convertvector(distance, F32));
+    }
+  }
+}
+
 // ---- Forward
 
 // Vectors v … v + kVectors − 1 of the tile against the keys of `range`.
@@ -212,6 +231,10 @@ void forward_keys(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
       {tile.keys + offset, tile.key_stride, tile.queries + v * kLanes, kForwardLanes,
        (tile.width + kPair - 1) / kPair, scores, kRow, nullptr},
       count);
+  const bool biased = tile.slopes != nullptr;
+  if (biased) {
+    add_bias<kVectors>(*tile.visible, tile.slopes, tile.score_scale, v, range.begin, count, scores);
+  }
 
   F32 rescale[kVectors];
   for (int n = 0; n < kVectors; ++n) {
@@ -219,7 +242,7 @@ void forward_keys(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
     const I32 first = load_lanes(tile.visible->first + lane);
     const I32 last = load_lanes(tile.visible->last + lane);
     float* column = scores + n * kLanes;
-    const F32 scale = broadcast(tile.score_scale);
+    const F32 scale = broadcast(biased ? 1.0F : tile.score_scale);
 
     // The largest score before scaling; the scale is not negative.
     F32 top[2] = {load(tile.largest + lane), load(tile.largest + lane)};
@@ -340,7 +363,11 @@ void backward_scores(const AttentionBackwardTile& tile, int64_t v, KeyRange stri
       {tile.values + offset, tile.key_stride, tile.dout + v * kLanes, kBackwardLanes,
        (tile.value_width + kPair - 1) / kPair, dprobability, kRow, nullptr},
       count);
-  const F32 scale = broadcast(tile.score_scale);
+  const bool biased = tile.slopes != nullptr;
+  if (biased) {
+    add_bias<kVectors>(*tile.visible, tile.slopes, tile.score_scale, v, strip.begin, count, scores);
+  }
+  const F32 scale = broadcast(biased ? 1.0F : tile.score_scale);
   for (int n = 0; n < kVectors; ++n) {
     const int64_t lane = (v + n) * kLanes;
     const F32 lse = load(tile.lse + lane);
@@ -768,6 +795,11 @@ void few_queries(const AttentionFewQueries& few) {
       alignas(64) float scores[kChunk];
       few_scores(few.query, static_cast<const T*>(few.keys.data) + begin * few.keys.token_stride,
                  few.keys.token_stride, width, count, few.score_scale, scores);
+      if (few.slopes != nullptr) {
+        for (int64_t i = 0; i < count; ++i) {
+          scores[i] += few.slopes[lane] * static_cast<float>(begin + i - (visible.end - 1));
+        }
+      }
       F32 top = broadcast(largest);
       for (int64_t i = 0; i < count; i += kLanes) top = max(load(scores + i), top);
       const float now = max_lanes(top);

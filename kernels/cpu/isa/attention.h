@@ -54,10 +54,11 @@ struct AttentionForwardTile {
   const float* values;  // row pairs [key / pair][value_stride]
   int64_t width;
   int64_t value_width;
-  float score_scale;  // scale · log2 e, not negative
-  float* out;         // [value_stride][lanes] Σ P·v, added to
-  float* largest;     // [lanes] largest score so far, not scaled
-  float* sum;         // [lanes] Σ P
+  float score_scale;    // scale · log2 e, not negative
+  const float* slopes;  // [lanes] of the bias, base 2, or null
+  float* out;           // [value_stride][lanes] Σ P·v, added to
+  float* largest;       // [lanes] largest score so far: not scaled, but base 2 with a bias
+  float* sum;           // [lanes] Σ P
 };
 
 // A few queries, as in generation: a tile would be mostly empty lanes, and packing the keys would
@@ -68,6 +69,7 @@ struct AttentionFewQueries {
   int64_t lanes;
   const KeyRange* visible;  // per lane
   float score_scale;        // scale · log2 e
+  const float* slopes;      // per lane, base 2, or null
   float* query;             // work space [width, padded]
   float* mixed;             // work space [value width, padded]
   float* largest;           // [lanes] largest scaled score (base 2)
@@ -89,6 +91,7 @@ struct AttentionBackwardTile {
   int64_t width;
   int64_t value_width;
   float score_scale;
+  const float* slopes;
   const float* lse;    // [lanes] base 2
   const float* delta;  // [lanes]
   float* dquery;       // [width_stride][lanes], added to

@@ -1,0 +1,32 @@
+#include "model/options.h"
+
+#include <cmath>
+
+namespace sidewinder {
+
+RopeOptions rope_options(const BlockOptions& block) {
+  RopeOptions rope;
+  rope.head_width = block.head_width;
+  rope.rotary_width = 2 * static_cast<int64_t>(std::lround(
+                              block.rotary_share * static_cast<double>(block.head_width) / 2));
+  rope.base = block.rope_base;
+  rope.interleaved = block.rope_layout == RopeLayout::interleaved;
+  RopeScaling& scaling = rope.scaling;
+  scaling.kind = block.rope_scaling;
+  scaling.factor = block.rope_factor;
+  scaling.original_context = block.rope_original_context;
+  scaling.beta_fast = block.rope_beta_fast;
+  scaling.beta_slow = block.rope_beta_slow;
+  scaling.ramp = block.rope_ramp;
+  scaling.truncate = block.rope_truncate;
+  scaling.attention_factor = block.rope_attention_factor;
+  scaling.mscale = block.rope_mscale;
+  scaling.mscale_all_dim = block.rope_mscale_all_dim;
+  scaling.short_factors = block.rope_short_factors;
+  scaling.long_factors = block.rope_long_factors;
+  scaling.low_frequency_factor = block.rope_low_frequency_factor;
+  scaling.high_frequency_factor = block.rope_high_frequency_factor;
+  return rope;
+}
+
+}  // namespace sidewinder
