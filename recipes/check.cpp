@@ -413,6 +413,26 @@ void check_checkpoints(const CheckpointOptions& options, Checker& check) {
   }
 }
 
+void check_extension(const Recipe& recipe, Checker& check) {
+  const std::string from_key = "extend.from_context";
+  const int64_t from = recipe.extend.from_context;
+  if (from == 0 || !check.sound(from_key)) return;
+  if (recipe.init.from.empty() && check.sound("init.from")) {
+    check.report({from_key, "init.from"}, "there is no model to extend",
+                 "set init.from to the run folder or checkpoint of the trained model");
+  }
+  if (recipe.data.validation.empty() && check.sound("data.validation")) {
+    check.report({from_key, "data.validation"}, "there is nothing to measure the extension on",
+                 "set data.validation to token shards with documents longer than " +
+                     std::to_string(from) + " tokens");
+  }
+  if (check.sound("train.context") && recipe.train.context <= from) {
+    check.report({from_key, "train.context"},
+                 fmt::format("{} is not below train.context, {}", from, recipe.train.context),
+                 "from_context is the context before the extension, train.context the one after");
+  }
+}
+
 }  // namespace
 
 void check_recipe(Recipe& recipe, const Node& tree, Problems& problems) {
@@ -424,6 +444,7 @@ void check_recipe(Recipe& recipe, const Node& tree, Problems& problems) {
   check_context(recipe, check);
   check_learning_rate(recipe, check);
   check_checkpoints(recipe.checkpoint, check);
+  check_extension(recipe, check);
 }
 
 }  // namespace sidewinder

@@ -28,10 +28,11 @@ void report_value(const FieldInfo& field, const Node& node, const std::string& p
   const std::string value = node.value_text();
   std::string what = value + " is out of range";
   std::string advice = field.wanted();
-  if (result == ReadResult::wrong_type) {
-    const bool in_list = node.kind == Node::Kind::array && field.type.rfind("list", 0) == 0;
-    what = in_list ? "holds something that is not a number"
-                   : fmt::format("{} is {}", value, node.kind_text());
+  if (node.kind == Node::Kind::array && field.type.rfind("list", 0) == 0) {
+    what = result == ReadResult::wrong_type ? "a member is of another type"
+                                            : "a member is out of range";
+  } else if (result == ReadResult::wrong_type) {
+    what = fmt::format("{} is {}", value, node.kind_text());
   } else if (result == ReadResult::unknown_name) {
     what = value + " is not known";
     const std::string nearest = nearest_name(node.string, field.choices);
