@@ -43,17 +43,17 @@ length = 64
   EXPECT_EQ(
       shown.output,
       "from step      row slots  stage   context    rows  row length  fragment  learning rate "
-      "  window w\n"
+      "      window w\n"
       "        1              0      0        16      16          16         -     1.0000e-03 "
-      "         4\n"
+      "             4\n"
       "       41          10240      1        64       4          64         -     1.0000e-04 "
-      "         8\n"
+      "             8\n"
       "100 steps, 25600 row slots, 2 plans\n");
   const nlohmann::json table = nlohmann::json::parse(testing::read_file(folder / "table.json"));
   ASSERT_EQ(table.size(), 2U);
   EXPECT_EQ(table[1]["step"], 41);
   EXPECT_EQ(table[1]["rows"], 4);
-  EXPECT_EQ(table[0]["windows"]["w"], 4);
+  EXPECT_EQ(table[0]["window w"], 4);
 }
 
 TEST(ShowSchedule, ThinsCurvesAndSaysSo) {
