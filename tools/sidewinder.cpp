@@ -12,14 +12,17 @@
 #include "kernels/base/error.h"
 #include "tools/commands/bench_kernels.h"
 #include "tools/commands/bench_recipe.h"
+#include "tools/commands/convert.h"
 #include "tools/commands/doctor.h"
 #include "tools/commands/eval.h"
+#include "tools/commands/eval_tasks.h"
 #include "tools/commands/generate.h"
 #include "tools/commands/inspect.h"
 #include "tools/commands/plan.h"
 #include "tools/commands/recipe.h"
 #include "tools/commands/selftest.h"
 #include "tools/commands/synthesize.h"
+#include "tools/commands/task_spec.h"
 #include "tools/commands/tokenize.h"
 #include "tools/commands/train.h"
 
@@ -78,14 +81,22 @@ void add_sets(CLI::App& command, std::vector<std::string>& sets) {
 
 void add_synthesize(CLI::App& app, Run& run) {
   auto options = std::make_shared<SynthesizeCommand>();
-  CLI::App& command = *app.add_subcommand("synthesize", "Write documents of a memory task as JSON lines");
-  command.add_option("task", options->task, "copy or recall")->required();
+  CLI::App& command = *app.add_subcommand(
+      "synthesize", "Write training documents of a retrieval task as JSON lines");
+  command.add_option("task", options->task, "as in eval --tasks, e.g. passkey or copy:most=4:distance=16")
+      ->required();
   command.add_option("output", options->output, "JSONL file to write")->required();
   command.add_option("--documents", options->documents, "how many")->capture_default_str();
-  command.add_option("--length", options->length, "most letters to copy, or key-value pairs")->capture_default_str();
-  command.add_option("--distance", options->distance, "filler between what is given and what is asked")
+  command.add_option("--lengths", options->lengths, "tokens of a document; several: each draws one")
+      ->type_name("N,N,…")
       ->capture_default_str();
+  command.add_option("--tokenizer", options->tokenizer, "SentencePiece model that counts them, or bytes")
+      ->type_name("FILE")
+      ->capture_default_str();
+  command.add_option("--haystack", options->haystack, "text file or folder to hide things in (default: noise)")
+      ->type_name("PATH");
   command.add_option("--seed", options->seed, "the same seed gives the same documents")->capture_default_str();
+  command.footer([] { return "\n" + task_help(); });
   command.callback([options, &run] { run = [options] { return synthesize(*options); }; });
 }
 
@@ -151,25 +162,66 @@ void add_plan(CLI::App& app, Run& run) {
   command.callback([options, &run] { run = [options] { return plan(*options); }; });
 }
 
+void add_model_options(CLI::App& command, std::string& precision, std::string& tokenizer) {
+  command.add_option("--precision", precision, "compute in f32, bf16 or f64 (default: the recipe's)");
+  command.add_option("--tokenizer", tokenizer,
+                     "of a Hugging Face folder that has no tokenizer.model: file, or bytes")
+      ->type_name("FILE");
+}
+
 void add_eval(CLI::App& app, Run& run) {
   auto options = std::make_shared<EvalCommand>();
-  CLI::App& command = *app.add_subcommand("eval", "Loss, perplexity and bits per byte of a text or shards");
-  command.add_option("model", options->model, "run folder or checkpoint folder")->required();
-  command.add_option("--data", options->data, "folder of token shards")->type_name("FOLDER");
-  command.add_option("--text", options->text, "UTF-8 text file, one document")->type_name("FILE");
-  command.add_option("--context", options->context, "tokens per row (default: the recipe's)");
-  command.add_option("--max-tokens", options->max_tokens, "stop after this many (default: all)");
-  command.add_flag("--baselines", options->baselines,
-                   "compare with unigram and bigram models counted on the run's training tokens");
+  auto tasks = std::make_shared<EvalTasksCommand>();
+  CLI::App& command = *app.add_subcommand(
+      "eval", "Loss, perplexity and bits per byte of a text or shards; scores of retrieval tasks");
+  command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
+  add_model_options(command, options->precision, options->tokenizer);
+  auto* data = command.add_option("--data", options->data, "folder of token shards")->type_name("FOLDER");
+  auto* text = command.add_option("--text", options->text, "UTF-8 text file, one document")->type_name("FILE");
+  auto* context =
+      command.add_option("--context", options->context, "tokens per row (default: the recipe's)");
+  auto* most = command.add_option("--max-tokens", options->max_tokens, "stop after this many (default: all)");
+  auto* baselines =
+      command.add_flag("--baselines", options->baselines,
+                       "compare with unigram and bigram models counted on the run's training tokens");
+  auto* named =
+      command.add_option("--tasks", tasks->tasks, "instead: tasks, e.g. passkey,niah:needles=4 (see below)")
+          ->type_name("TASK,TASK,…")
+          ->group("Retrieval tasks");
+  for (CLI::Option* other : {data, text, context, most, baselines}) named->excludes(other);
+  const auto add = [&](const std::string& name, auto& value, const std::string& help) {
+    return command.add_option(name, value, help)->needs(named)->group("Retrieval tasks");
+  };
+  add("--lengths", tasks->lengths, "tokens of prompt and answer (default: the recipe's context)")
+      ->type_name("N,N,…");
+  add("--depths", tasks->depths, "how many places from begin to end")->capture_default_str();
+  add("--trials", tasks->trials, "examples of each length and depth")->capture_default_str();
+  add("--haystack", tasks->haystack, "text file or folder to hide things in (default: noise)")
+      ->type_name("PATH");
+  add("--seed", tasks->seed, "the same seed gives the same examples")->capture_default_str();
+  command.add_flag("--bos", tasks->bos, "start prompts with the tokenizer's BOS")
+      ->needs(named)
+      ->group("Retrieval tasks");
+  add("--trials-to", tasks->trials_path, "also write every trial to FILE as JSON lines")->type_name("FILE");
   add_json(command, options->json_path);
-  command.callback([options, &run] { run = [options] { return eval(*options); }; });
+  command.footer([] { return "\n" + task_help() + "\nA setting is written behind its task: kv:pairs=75. ruler means all of RULER's tasks."; });
+  command.callback([options, tasks, &run] {
+    run = [options, tasks] {
+      if (tasks->tasks.empty()) return eval(*options);
+      tasks->model = options->model;
+      tasks->json_path = options->json_path;
+      return eval_tasks(*tasks);
+    };
+  });
 }
 
 void add_generate(CLI::App& app, Run& run) {
   auto options = std::make_shared<GenerateCommand>();
   CLI::App& command = *app.add_subcommand("generate", "Continue a prompt, token by token");
-  command.add_option("model", options->model, "run folder or checkpoint folder")->required();
+  command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
+  add_model_options(command, options->precision, options->tokenizer);
   command.add_option("--prompt", options->prompt, "text to continue");
+  command.add_flag("--bos", options->bos, "begin with the tokenizer's BOS, as imported models mostly want");
   command.add_option("--tokens", options->tokens, "how many at most")->capture_default_str();
   command.add_option("--temperature", options->temperature, "0: always the most likely token")
       ->capture_default_str();
@@ -182,12 +234,28 @@ void add_generate(CLI::App& app, Run& run) {
   command.callback([options, &run] { run = [options] { return generate(*options); }; });
 }
 
+void add_convert(CLI::App& app, Run& run) {
+  auto options = std::make_shared<ConvertCommand>();
+  CLI::App& command = *app.add_subcommand(
+      "convert", "Turn a Hugging Face model (llama, mistral, mamba) into a run folder, or a run into one");
+  command.add_option("from", options->from, "Hugging Face folder, or run or checkpoint folder")->required();
+  command.add_option("to", options->to, "folder to make")->required();
+  command.add_option("--tokenizer", options->tokenizer,
+                     "SentencePiece model, or bytes (default: the one in FROM)")
+      ->type_name("FILE");
+  command.add_option("--dtype", options->type,
+                     "weights of a Hugging Face folder: f32, bf16 or f16 (default: as they came, else f32)");
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return convert(*options); }; });
+}
+
 void add_inspect(CLI::App& app, Run& run) {
   auto options = std::make_shared<InspectCommand>();
-  CLI::App& command = *app.add_subcommand("inspect", "Show checkpoints, corpora and shards as tables");
-  command.add_option("path", options->path, "run, checkpoint or corpus folder, or a token shard")
+  CLI::App& command = *app.add_subcommand("inspect", "Show checkpoints, models, corpora and shards as tables");
+  command.add_option("path", options->path,
+                     "run, checkpoint, Hugging Face or corpus folder, a .safetensors file or a token shard")
       ->required();
-  command.add_flag("--tensors", options->tensors, "of a checkpoint: a line for every tensor");
+  command.add_flag("--tensors", options->tensors, "of a checkpoint or model: the values of every tensor");
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return inspect(*options); }; });
 }
@@ -254,6 +322,7 @@ ExitCode run_program(int argc, char** argv) {
   add_plan(app, run);
   add_eval(app, run);
   add_generate(app, run);
+  add_convert(app, run);
   add_inspect(app, run);
   add_recipe(app, run);
   add_bench(app, run);

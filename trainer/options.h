@@ -88,6 +88,13 @@ struct ContextOptions {
   std::map<std::string, CurveBlockOptions> blocks;  // by letter
 };
 
+// Context extension of a trained model (init.from): what is measured and when to stop.
+struct ExtendOptions {
+  int64_t from_context = 0;       // context that the model was trained at; 0: this is no extension
+  double max_regression = 0.05;   // nats per token that the loss at from_context may rise
+  double min_gain = 0.0;          // nats per token that the loss beyond it must fall by
+};
+
 struct InitOptions {
   std::string from;  // checkpoint folder whose weights a fresh run starts with; empty: random
 };

@@ -214,7 +214,7 @@ StepReport Trainer::step() {
 }
 
 std::string Trainer::state_json() const {
-  const nlohmann::json state = {
+  nlohmann::json state = {
       {"step", state_.progress.step},
       {"row_slots", state_.progress.row_slots},
       {"updates", state_.updates},
@@ -234,6 +234,7 @@ std::string Trainer::state_json() const {
       {"instruction_set", options_.instruction_set},
       {"recipe", options_.resolved_recipe},
   };
+  if (!options_.origin.empty()) state["origin"] = nlohmann::json::parse(options_.origin);
   return state.dump();
 }
 
@@ -431,6 +432,14 @@ ExitCode Trainer::run() {
     // Edges belong to the step before, so that a run that is continued there does not repeat them.
     const ContextPlan next = schedule_.at(state_.progress);
     const bool edge = next.stage != report.context.stage && !last;
+    if (options_.at_stage_end && (edge || last)) {
+      if (const std::optional<std::string> reason = options_.at_stage_end(at, report.context)) {
+        progress.finish();
+        save();
+        throw Error(ExitCode::numeric_stop,
+                    fmt::format("stopped after step {}: {}", at, *reason));
+      }
+    }
     if (edge) report_edge(report.context, next);
     const bool validates =
         options_.train.validate_every > 0 && at % options_.train.validate_every == 0;
