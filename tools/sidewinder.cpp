@@ -151,9 +151,10 @@ void add_show(CLI::App& app, Run& run) {
   add_show_schedule(command, run);
 }
 
-void add_train(CLI::App& app, Run& run) {
+void add_training(CLI::App& app, Run& run, const std::string& name, const std::string& help) {
   auto options = std::make_shared<TrainCommand>();
-  CLI::App& command = *app.add_subcommand("train", "Train a model from a recipe, or continue its run");
+  options->needs_extension = name == "extend";
+  CLI::App& command = *app.add_subcommand(name, help);
   command.add_option("recipe", options->recipe, "recipe file (TOML)")->required();
   add_sets(command, options->sets);
   command.add_flag("--fresh", options->fresh, "start anew in a folder beside a run that has checkpoints");
@@ -337,7 +338,9 @@ ExitCode run_program(int argc, char** argv) {
              "80 no progress, 81 stale attempt. `sidewinder COMMAND --help` lists a command's options.");
   Run run;
   add_tokenize(app, run);
-  add_train(app, run);
+  add_training(app, run, "train", "Train a model from a recipe, or continue its run");
+  add_training(app, run, "extend",
+               "Extend the context of a trained model by a recipe with [extend], measured at every stage");
   add_plan(app, run);
   add_eval(app, run);
   add_generate(app, run);
