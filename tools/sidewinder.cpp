@@ -21,6 +21,7 @@
 #include "tools/commands/plan.h"
 #include "tools/commands/recipe.h"
 #include "tools/commands/selftest.h"
+#include "tools/commands/show_schedule.h"
 #include "tools/commands/synthesize.h"
 #include "tools/commands/task_spec.h"
 #include "tools/commands/tokenize.h"
@@ -133,6 +134,24 @@ void add_recipe(CLI::App& app, Run& run) {
   CLI::App& docs = *command.add_subcommand("docs", "Write the reference page of all keys");
   docs.add_option("output", options->output, "file to write (default: standard output)");
   docs.callback([=, &run] { run = [=] { return code(recipe_docs(options->output)); }; });
+}
+
+void add_show_schedule(CLI::App& show, Run& run) {
+  auto options = std::make_shared<ShowScheduleCommand>();
+  CLI::App& command =
+      *show.add_subcommand("schedule", "How the context of a recipe grows: lengths, rows, windows");
+  command.add_option("recipe", options->recipe, "recipe file (TOML)")->required();
+  add_sets(command, options->sets);
+  command.add_option("--rows", options->rows, "rows of the table, at most; 0: all")
+      ->capture_default_str();
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return show_schedule(*options); }; });
+}
+
+void add_show(CLI::App& app, Run& run) {
+  CLI::App& command = *app.add_subcommand("show", "Print what follows from a recipe");
+  command.require_subcommand(1);
+  add_show_schedule(command, run);
 }
 
 void add_train(CLI::App& app, Run& run) {
@@ -328,6 +347,7 @@ ExitCode run_program(int argc, char** argv) {
   add_convert(app, run);
   add_inspect(app, run);
   add_recipe(app, run);
+  add_show(app, run);
   add_bench(app, run);
   add_selftest(app, run);
   add_doctor(app, run);
