@@ -3,21 +3,24 @@
 #include <cmath>
 
 #include "kernels/base/philox.h"
+#include "kernels/base/thread_pool.h"
 
 namespace sidewinder {
 
 Parameter Initializer::from(const std::string& name, ParameterRole role, Shape shape,
                             const std::function<double(int64_t)>& f) const {
   Tensor value = Tensor::empty(shape, dtype);
-  for (int64_t i = 0; i < value.count(); ++i) {
-    // Rounded to f32 in both cases, so that an f64 model is the same model.
-    const float element = static_cast<float>(f(i));
-    if (dtype == Dtype::f64) {
-      value.data<double>()[i] = static_cast<double>(element);
-    } else {
-      value.data<float>()[i] = element;
+  parallel_ranges(value.count(), 1 << 14, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      // Rounded to f32 in both cases, so that an f64 model is the same model.
+      const float element = static_cast<float>(f(i));
+      if (dtype == Dtype::f64) {
+        value.data<double>()[i] = static_cast<double>(element);
+      } else {
+        value.data<float>()[i] = element;
+      }
     }
-  }
+  });
   return Parameter(name, role, std::move(value));
 }
 

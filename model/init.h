@@ -20,7 +20,7 @@ struct Initializer {
   Parameter linear(const std::string& name, int64_t out, int64_t in, double divisor = 1.0) const;
   Parameter normal(const std::string& name, ParameterRole role, Shape shape, double deviation) const;
   Parameter constant(const std::string& name, ParameterRole role, Shape shape, double value) const;
-  // element i = f(i)
+  // element i = f(i); called from several threads
   Parameter from(const std::string& name, ParameterRole role, Shape shape,
                  const std::function<double(int64_t)>& f) const;
 };

@@ -100,8 +100,126 @@ void check_layers(ModelOptions& model, Checker& check) {
   }
 }
 
-void check_attention(const ModelOptions& model, const BlockOptions& block, const std::string& path,
+int64_t context_of(const Recipe& recipe) {
+  return recipe.model.max_context > 0 ? recipe.model.max_context : recipe.train.context;
+}
+
+// Frequencies that are scaled for one context and used at another are wrong for both.
+void check_scaling_reach(const Recipe& recipe, const BlockOptions& block, const std::string& path,
+                         Checker& check) {
+  const std::string factor_key = path + ".rope_factor";
+  const std::string original_key = path + ".rope_original_context";
+  const bool is_window = block.pattern == PatternKind::window;
+  const std::string context_key =
+      recipe.model.max_context > 0 ? "model.max_context" : "train.context";
+  if (block.rope_allow_mismatch || !check.sound(path + ".rope_allow_mismatch", factor_key)) return;
+  if (!check.sound(original_key, context_key, "model.max_context", path + ".pattern")) return;
+  if (is_window && !check.sound(path + ".window")) return;
+
+  const int64_t original = block.rope_original_context;
+  const int64_t window = is_window ? block.window : 0;
+  const int64_t reach = visible_reach(window, context_of(recipe));
+  const bool window_decides = is_window && reach == block.window;
+  const std::string reach_key = window_decides ? path + ".window" : context_key;
+  const std::string reach_name = window_decides ? "window" : context_key;
+  if (!rope_scaling_can_matter(original, window, context_of(recipe))) {
+    check.report({path + ".rope_scaling", original_key, reach_key},
+                 fmt::format("cannot help: rope_original_context is {}, and with {} = {} no query "
+                             "sees further",
+                             original, reach_name, reach),
+                 fmt::format("remove it, raise {}, or set rope_allow_mismatch = true", reach_name));
+    return;
+  }
+  // llama3 has no length at which it ends; ntk falls short of factor · original context.
+  if (block.rope_scaling == RopeScalingKind::llama3) return;
+  const double reached = block.rope_factor * static_cast<double>(original);
+  const double wanted = static_cast<double>(reach);
+  const bool is_ntk = block.rope_scaling == RopeScalingKind::ntk;
+  if (is_ntk ? reached > wanted - 0.5 : std::abs(reached - wanted) < 0.5) return;
+  check.report({factor_key, original_key, reach_key},
+               fmt::format("{} · rope_original_context, {}, is {} and not {}, {}",
+                           toml_number(block.rope_factor), original, reached, reach_name, reach),
+               fmt::format("use {}{}, or set rope_allow_mismatch = true", is_ntk ? "at least " : "",
+                           toml_number(wanted / static_cast<double>(original))));
+}
+
+void check_divisors(const BlockOptions& block, const std::string& path, Checker& check) {
+  const size_t pairs = static_cast<size_t>(rope_options(block).rotary_width / 2);
+  for (const auto& [name, divisors] : {std::pair{".rope_short_factors", &block.rope_short_factors},
+                                       std::pair{".rope_long_factors", &block.rope_long_factors}}) {
+    if (!check.sound(path + name) || divisors->size() == pairs) continue;
+    check.report({path + name, path + ".head_width", path + ".rotary_share"},
+                 fmt::format("has {} numbers, but {} pairs are turned", divisors->size(), pairs),
+                 fmt::format("give {} numbers", pairs));
+  }
+}
+
+void check_rope_scaling(const Recipe& recipe, const BlockOptions& block, const std::string& path,
+                        Checker& check) {
+  const std::string kind_key = path + ".rope_scaling";
+  if (!check.sound(kind_key, path + ".head_width", path + ".rotary_share")) return;
+  const auto order = [&](const std::string& low_name, double low, const std::string& high_name,
+                         double high) {
+    if (!check.sound(path + low_name, path + high_name) || high > low) return;
+    check.report({path + high_name, path + low_name},
+                 fmt::format("{} is not above {}, {}", toml_number(high), low_name.substr(1),
+                             toml_number(low)),
+                 fmt::format("raise it, or lower {}", low_name.substr(1)));
+  };
+  const int64_t rotary_width = rope_options(block).rotary_width;
+  switch (block.rope_scaling) {
+    case RopeScalingKind::none: return;
+    case RopeScalingKind::dynamic:
+      return check.report({kind_key},
+                          "\"dynamic\" changes with the length of the text, which is for inference",
+                          "train with \"yarn\", or with the base of a fixed factor, \"ntk\"");
+    case RopeScalingKind::ntk:
+      if (rotary_width < 4) {
+        check.report(
+            {kind_key, path + ".head_width", path + ".rotary_share"},
+            fmt::format("\"ntk\" needs two pairs, but {} numbers are turned", rotary_width),
+            "turn at least 4 numbers of each head, or use \"linear\"");
+      }
+      break;
+    case RopeScalingKind::ntk_by_parts:
+    case RopeScalingKind::yarn:
+      order(".rope_beta_slow", block.rope_beta_slow, ".rope_beta_fast", block.rope_beta_fast);
+      break;
+    case RopeScalingKind::longrope: check_divisors(block, path, check); break;
+    case RopeScalingKind::llama3:
+      order(".rope_low_frequency_factor", block.rope_low_frequency_factor,
+            ".rope_high_frequency_factor", block.rope_high_frequency_factor);
+      break;
+    case RopeScalingKind::linear: break;
+  }
+  check_scaling_reach(recipe, block, path, check);
+}
+
+void check_rope_keys(const Recipe& recipe, const BlockOptions& block, const std::string& path,
                      Checker& check) {
+  const std::string width_key = path + ".head_width";
+  if (block.head_width % 2 != 0) {
+    check.report({width_key, path + ".position"},
+                 fmt::format("{} is odd, and rope turns pairs", block.head_width),
+                 "use an even head_width, or set position = \"none\"");
+    return;
+  }
+  const double turned = block.rotary_share * static_cast<double>(block.head_width);
+  const double nearest_even = 2.0 * std::round(turned / 2.0);
+  const bool is_even = nearest_even >= 2.0 && std::abs(turned - nearest_even) < 1e-9;
+  if (check.sound(path + ".rotary_share") && !is_even) {
+    check.report({path + ".rotary_share", width_key},
+                 fmt::format("{} of head_width {} is {}, not an even number",
+                             toml_number(block.rotary_share), block.head_width, turned),
+                 "choose a share that turns 2, 4, 6, … numbers of each head");
+    return;
+  }
+  check_rope_scaling(recipe, block, path, check);
+}
+
+void check_attention(const Recipe& recipe, const BlockOptions& block, const std::string& path,
+                     Checker& check) {
+  const ModelOptions& model = recipe.model;
   const std::string heads_key = path + ".heads";
   const std::string groups_key = path + ".key_value_heads";
   const std::string width_key = path + ".head_width";
@@ -119,21 +237,8 @@ void check_attention(const ModelOptions& model, const BlockOptions& block, const
         fmt::format("{} does not divide the number of heads, {}", block.key_value_heads, heads),
         fmt::format("use a divisor of {}", heads));
   }
-  if (block.position != PositionKind::rope || !check.sound(path + ".position")) return;
-  if (block.head_width % 2 != 0) {
-    check.report({width_key, path + ".position"},
-                 fmt::format("{} is odd, and rope turns pairs", block.head_width),
-                 "use an even head_width, or set position = \"none\"");
-    return;
-  }
-  const double turned = block.rotary_share * static_cast<double>(block.head_width);
-  const double nearest_even = 2.0 * std::round(turned / 2.0);
-  const bool is_even = nearest_even >= 2.0 && std::abs(turned - nearest_even) < 1e-9;
-  if (check.sound(path + ".rotary_share") && !is_even) {
-    check.report({path + ".rotary_share", width_key},
-                 fmt::format("{} of head_width {} is {}, not an even number",
-                             toml_number(block.rotary_share), block.head_width, turned),
-                 "choose a share that turns 2, 4, 6, … numbers of each head");
+  if (block.position == PositionKind::rope && check.sound(path + ".position")) {
+    check_rope_keys(recipe, block, path, check);
   }
 }
 
@@ -157,7 +262,7 @@ void check_model(const Recipe& recipe, Checker& check) {
   for (const auto& [letter, block] : model.blocks) {
     const std::string path = "model.block." + letter;
     if (!check.sound(path + ".mixer")) continue;
-    if (block.mixer == MixerKind::attention) check_attention(model, block, path, check);
+    if (block.mixer == MixerKind::attention) check_attention(recipe, block, path, check);
     if (block.mixer == MixerKind::mamba1) check_mamba(block, path, check);
   }
   if (check.sound("model.max_context", "train.context") && model.max_context > 0 &&
@@ -308,6 +413,58 @@ void check_checkpoints(const CheckpointOptions& options, Checker& check) {
   }
 }
 
+// Rotary angles that the model has never seen make its scores noise (Chen et al. 2023,
+// arXiv:2306.15595).
+void check_unscaled(const Recipe& recipe, Checker& check) {
+  const int64_t from = recipe.extend.from_context;
+  if (from == 0 || recipe.extend.allow_unscaled || !check.sound("train.context")) return;
+  for (const auto& [letter, block] : recipe.model.blocks) {
+    const std::string path = "model.block." + letter;
+    if (!check.sound(path + ".mixer", path + ".position", path + ".rope_scaling", path + ".window",
+                     "context.stage")) {
+      continue;
+    }
+    const bool turns =
+        block.mixer == MixerKind::attention && block.position == PositionKind::rope;
+    const int64_t reach = visible_reach(block.window, recipe.train.context);
+    bool changes_base = false;
+    for (const StageOptions& stage : recipe.context.stages) {
+      const auto set = stage.blocks.find(letter);
+      changes_base = changes_base || (set != stage.blocks.end() && set->second.rope_base > 0);
+    }
+    if (!turns || reach <= from || changes_base) continue;
+    if (block.rope_scaling != RopeScalingKind::none) continue;
+    check.report(
+        {path + ".rope_scaling", "extend.from_context", "train.context"},
+        fmt::format("\"none\", but queries see {} tokens, more than extend.from_context, {}", reach,
+                    from),
+        fmt::format("set rope_scaling, as in \"yarn\" with rope_factor = {} and "
+                    "rope_original_context = {}, or rope_base in the stages; to do without, "
+                    "extend.allow_unscaled = true",
+                    toml_number(static_cast<double>(reach) / static_cast<double>(from)), from));
+  }
+}
+
+void check_extension(const Recipe& recipe, Checker& check) {
+  const std::string from_key = "extend.from_context";
+  const int64_t from = recipe.extend.from_context;
+  if (from == 0 || !check.sound(from_key)) return;
+  if (recipe.init.from.empty() && check.sound("init.from")) {
+    check.report({from_key, "init.from"}, "there is no model to extend",
+                 "set init.from to the run folder or checkpoint of the trained model");
+  }
+  if (recipe.data.validation.empty() && check.sound("data.validation")) {
+    check.report({from_key, "data.validation"}, "there is nothing to measure the extension on",
+                 "set data.validation to token shards with documents longer than " +
+                     std::to_string(from) + " tokens");
+  }
+  if (check.sound("train.context") && recipe.train.context <= from) {
+    check.report({from_key, "train.context"},
+                 fmt::format("{} is not below train.context, {}", from, recipe.train.context),
+                 "from_context is the context before the extension, train.context the one after");
+  }
+}
+
 }  // namespace
 
 void check_recipe(Recipe& recipe, const Node& tree, Problems& problems) {
@@ -319,6 +476,8 @@ void check_recipe(Recipe& recipe, const Node& tree, Problems& problems) {
   check_context(recipe, check);
   check_learning_rate(recipe, check);
   check_checkpoints(recipe.checkpoint, check);
+  check_extension(recipe, check);
+  check_unscaled(recipe, check);
 }
 
 }  // namespace sidewinder

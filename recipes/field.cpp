@@ -84,6 +84,23 @@ ReadResult read_number(const Node& node, const Range<double>& range, double& val
   return ReadResult::good;
 }
 
+ReadResult read_numbers(const Node& node, const Range<double>& range, std::vector<double>& values) {
+  if (node.kind != Node::Kind::array) return ReadResult::wrong_type;
+  std::vector<double> read;
+  for (const Node& item : node.items) {
+    const ReadResult result = read_number(item, range, read.emplace_back());
+    if (result != ReadResult::good) return result;
+  }
+  values = std::move(read);
+  return ReadResult::good;
+}
+
+std::string numbers_text(const std::vector<double>& values) {
+  std::string text;
+  for (const double value : values) text += (text.empty() ? "" : ", ") + toml_number(value);
+  return "[" + text + "]";
+}
+
 ReadResult read_boolean(const Node& node, bool& value) {
   if (node.kind != Node::Kind::boolean) return ReadResult::wrong_type;
   value = node.boolean;

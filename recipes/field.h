@@ -29,7 +29,8 @@ struct Condition {
 struct FieldInfo {
   std::string key;
   std::string help;                  // with the unit
-  std::string type;                  // "integer", "number", "true or false", "string"
+  // "integer", "number", "list of numbers", "true or false", "string"
+  std::string type;
   std::string range;                 // "at least 1"; empty: any
   std::string default_value;         // as TOML
   std::vector<std::string> choices;  // the names of an enumeration
@@ -93,6 +94,8 @@ namespace schema {
 // The parts that do not depend on the struct; field.cpp.
 ReadResult read_integer(const Node& node, const Range<int64_t>& range, int64_t& value);
 ReadResult read_number(const Node& node, const Range<double>& range, double& value);
+ReadResult read_numbers(const Node& node, const Range<double>& range, std::vector<double>& values);
+std::string numbers_text(const std::vector<double>& values);
 ReadResult read_boolean(const Node& node, bool& value);
 ReadResult read_string(const Node& node, std::string& value);
 ReadResult read_integers(const Node& node, const Range<int64_t>& range,
@@ -165,6 +168,20 @@ Field<Options> field(const std::string& key, double Options::*member, const std:
     return schema::read_number(node, range, options.*member);
   };
   field.text = [member](const Options& options) { return toml_number(options.*member); };
+  field.default_value = field.text(Options{});
+  return field;
+}
+
+// `range` is that of each number.
+template <typename Options>
+Field<Options> field(const std::string& key, std::vector<double> Options::*member,
+                     const std::string& help, const Range<double>& range = {}) {
+  auto field = schema::plain_field(key, member, help, "list of numbers");
+  field.range = range.text();
+  field.read = [member, range](Options& options, const Node& node) {
+    return schema::read_numbers(node, range, options.*member);
+  };
+  field.text = [member](const Options& options) { return schema::numbers_text(options.*member); };
   field.default_value = field.text(Options{});
   return field;
 }

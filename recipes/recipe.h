@@ -27,6 +27,7 @@ struct Recipe {
   LearningRateOptions learning_rate;
   CheckpointOptions checkpoint;
   InitOptions init;
+  ExtendOptions extend;
 };
 
 // Reads `path`, the files it extends, then applies each "key=value" of `set_overrides` in order.

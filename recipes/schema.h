@@ -18,6 +18,7 @@ Section optimizer_section();
 Section learning_rate_section();
 Section checkpoint_section();
 Section init_section();
+Section extend_section();
 
 const std::vector<Section>& sections();
 

@@ -28,7 +28,10 @@ void report_value(const FieldInfo& field, const Node& node, const std::string& p
   const std::string value = node.value_text();
   std::string what = value + " is out of range";
   std::string advice = field.wanted();
-  if (result == ReadResult::wrong_type) {
+  if (node.kind == Node::Kind::array && field.type.rfind("list", 0) == 0) {
+    what = result == ReadResult::wrong_type ? "a member is of another type"
+                                            : "a member is out of range";
+  } else if (result == ReadResult::wrong_type) {
     what = fmt::format("{} is {}", value, node.kind_text());
   } else if (result == ReadResult::unknown_name) {
     what = value + " is not known";

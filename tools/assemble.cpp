@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/check.h"
+#include "tools/huggingface.h"
 
 namespace sidewinder {
 
@@ -58,27 +59,47 @@ std::string tokenizer_path(const std::string& run_folder) {
   return (std::filesystem::path(run_folder) / "tokenizer.model").string();
 }
 
-TrainedModel load_trained_model(const std::string& path) {
-  const CheckpointContent content = load_checkpoint_or_newest(path);
+CheckpointContent load_weights_of(const std::string& path) {
+  return is_huggingface_folder(path) ? import_huggingface(path) : load_checkpoint_or_newest(path);
+}
+
+std::string origin_of(const CheckpointContent& content) {
   const nlohmann::json state = nlohmann::json::parse(content.state);
-  TrainedModel trained;
-  trained.recipe = parse_recipe(state.at("recipe").get<std::string>(), path + " (stored recipe)");
-  trained.model = make_model(trained.recipe);
-  trained.step = content.step;
-  trained.tokenizer_digest = state.value("tokenizer_digest", "");
-  load_weights(*trained.model, content, path);
-  const ContextSchedule schedule(trained.recipe.context, trained.recipe.train, trained.recipe.model);
-  apply(schedule.at({state.at("step"), state.at("row_slots")}), *trained.model);
+  return state.contains("origin") ? state["origin"].dump() : std::string();
+}
+
+std::string find_tokenizer(const std::string& path) {
   // A checkpoint folder lies in its run folder.
   const std::filesystem::path folder = std::filesystem::path(path).lexically_normal();
   for (const auto& candidate : {folder, folder.parent_path(), folder.parent_path().parent_path()}) {
     const std::string file = tokenizer_path(candidate.string());
-    if (std::filesystem::exists(file)) {
-      trained.tokenizer = load_tokenizer(file);
-      return trained;
-    }
+    if (std::filesystem::exists(file)) return file;
   }
-  trained.tokenizer = std::make_unique<Tokenizer>();
+  return std::string(kBytesTokenizer);
+}
+
+TrainedModel load_trained_model(const std::string& path, const LoadOptions& options) {
+  const CheckpointContent content = load_weights_of(path);
+  const nlohmann::json state = nlohmann::json::parse(content.state);
+  TrainedModel trained;
+  trained.recipe = parse_recipe(state.at("recipe").get<std::string>(), path + " (stored recipe)");
+  if (options.precision) trained.recipe.train.precision = *options.precision;
+  trained.model = make_model(trained.recipe);
+  trained.step = content.step;
+  trained.tokenizer_digest = state.value("tokenizer_digest", "");
+  load_weights(*trained.model, content, path);
+  if (state.contains("row_slots")) {
+    const ContextSchedule schedule(trained.recipe.context, trained.recipe.train,
+                                   trained.recipe.model);
+    apply(schedule.at({state.at("step"), state.at("row_slots")}), *trained.model);
+  }
+  if (is_huggingface_folder(path)) {
+    trained.tokenizer =
+        huggingface_tokenizer(path, options.tokenizer, trained.recipe.model.vocabulary);
+  } else {
+    trained.tokenizer =
+        load_tokenizer(options.tokenizer.empty() ? find_tokenizer(path) : options.tokenizer);
+  }
   return trained;
 }
 

@@ -23,7 +23,13 @@ TrainerOptions trainer_options(const Recipe& recipe);
 // fit.
 void load_weights(HybridModel& model, const CheckpointContent& content, const std::string& origin);
 
-// A trained model as it lies in a run folder or in one of its checkpoint folders.
+// A checkpoint, the newest of a run, or the model of a Hugging Face folder as a checkpoint.
+CheckpointContent load_weights_of(const std::string& path);
+// Where the weights came from first, as text for TrainerOptions::origin; empty: from here.
+std::string origin_of(const CheckpointContent& content);
+
+// A trained model as it lies in a run folder, in one of its checkpoint folders or in a Hugging Face
+// folder.
 struct TrainedModel {
   Recipe recipe;
   std::unique_ptr<HybridModel> model;
@@ -31,11 +37,17 @@ struct TrainedModel {
   int64_t step = 0;
   std::string tokenizer_digest;  // of the training data; empty: not known
 };
-// `path`: a run folder (its newest sound checkpoint) or a checkpoint folder.
-TrainedModel load_trained_model(const std::string& path);
+struct LoadOptions {
+  std::optional<Precision> precision;  // none: the recipe's
+  std::string tokenizer;  // file, or "bytes"; empty: the one of the run
+};
+// `path`: a run folder (its newest sound checkpoint), a checkpoint folder or a Hugging Face folder.
+TrainedModel load_trained_model(const std::string& path, const LoadOptions& options = {});
 
 // Where `train` keeps the tokenizer of a run.
 std::string tokenizer_path(const std::string& run_folder);
+// The tokenizer of a run, by its folder or that of one of its checkpoints: a path, or "bytes".
+std::string find_tokenizer(const std::string& path);
 
 // Writes `text` to `path` (for --json); Error{environment} if that fails.
 void write_text_file(const std::string& path, const std::string& text);

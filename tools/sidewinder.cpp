@@ -12,13 +12,16 @@
 #include "kernels/base/error.h"
 #include "tools/commands/bench_kernels.h"
 #include "tools/commands/bench_recipe.h"
+#include "tools/commands/convert.h"
 #include "tools/commands/doctor.h"
 #include "tools/commands/eval.h"
 #include "tools/commands/eval_tasks.h"
 #include "tools/commands/generate.h"
 #include "tools/commands/inspect.h"
+#include "tools/commands/plan.h"
 #include "tools/commands/recipe.h"
 #include "tools/commands/selftest.h"
+#include "tools/commands/show_schedule.h"
 #include "tools/commands/synthesize.h"
 #include "tools/commands/task_spec.h"
 #include "tools/commands/tokenize.h"
@@ -130,6 +133,24 @@ void add_recipe(CLI::App& app, Run& run) {
   docs.callback([=, &run] { run = [=] { return code(recipe_docs(options->output)); }; });
 }
 
+void add_show_schedule(CLI::App& show, Run& run) {
+  auto options = std::make_shared<ShowScheduleCommand>();
+  CLI::App& command =
+      *show.add_subcommand("schedule", "How the context of a recipe grows: lengths, rows, windows");
+  command.add_option("recipe", options->recipe, "recipe file (TOML)")->required();
+  add_sets(command, options->sets);
+  command.add_option("--rows", options->rows, "rows of the table, at most; 0: all")
+      ->capture_default_str();
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return show_schedule(*options); }; });
+}
+
+void add_show(CLI::App& app, Run& run) {
+  CLI::App& command = *app.add_subcommand("show", "Print what follows from a recipe");
+  command.require_subcommand(1);
+  add_show_schedule(command, run);
+}
+
 void add_train(CLI::App& app, Run& run) {
   auto options = std::make_shared<TrainCommand>();
   CLI::App& command = *app.add_subcommand("train", "Train a model from a recipe, or continue its run");
@@ -138,8 +159,33 @@ void add_train(CLI::App& app, Run& run) {
   command.add_flag("--fresh", options->fresh, "start anew in a folder beside a run that has checkpoints");
   command.add_flag("--allow-different-cpu", options->allow_different_cpu,
                    "continue although another instruction set made the checkpoint (other bits)");
+  command.add_flag("--allow-too-little-memory", options->allow_too_little_memory,
+                   "start although the run needs more memory than there is (see `plan`)");
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return train(*options); }; });
+}
+
+void add_plan(CLI::App& app, Run& run) {
+  auto options = std::make_shared<PlanCommand>();
+  CLI::App& command = *app.add_subcommand(
+      "plan", "What a run will cost: FLOPs, memory and time, by context length, without running it");
+  command.add_option("recipe", options->recipe,
+                     "recipe file (TOML); without one, the cost tables that are usually quoted");
+  add_sets(command, options->sets);
+  command.add_option("--lengths", options->lengths, "of the tables (default: 1K to 2M)")
+      ->delimiter(',')
+      ->type_name("N,N,...");
+  command.add_option("--mfu", options->mfu, "share of the machine's peak to suppose for the time")
+      ->capture_default_str();
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return plan(*options); }; });
+}
+
+void add_model_options(CLI::App& command, std::string& precision, std::string& tokenizer) {
+  command.add_option("--precision", precision, "compute in f32, bf16 or f64 (default: the recipe's)");
+  command.add_option("--tokenizer", tokenizer,
+                     "of a Hugging Face folder that has no tokenizer.model: file, or bytes")
+      ->type_name("FILE");
 }
 
 void add_eval(CLI::App& app, Run& run) {
@@ -147,7 +193,8 @@ void add_eval(CLI::App& app, Run& run) {
   auto tasks = std::make_shared<EvalTasksCommand>();
   CLI::App& command = *app.add_subcommand(
       "eval", "Loss, perplexity and bits per byte of a text or shards; scores of retrieval tasks");
-  command.add_option("model", options->model, "run folder or checkpoint folder")->required();
+  command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
+  add_model_options(command, options->precision, options->tokenizer);
   auto* data = command.add_option("--data", options->data, "folder of token shards")->type_name("FOLDER");
   auto* text = command.add_option("--text", options->text, "UTF-8 text file, one document")->type_name("FILE");
   auto* context =
@@ -190,8 +237,10 @@ void add_eval(CLI::App& app, Run& run) {
 void add_generate(CLI::App& app, Run& run) {
   auto options = std::make_shared<GenerateCommand>();
   CLI::App& command = *app.add_subcommand("generate", "Continue a prompt, token by token");
-  command.add_option("model", options->model, "run folder or checkpoint folder")->required();
+  command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
+  add_model_options(command, options->precision, options->tokenizer);
   command.add_option("--prompt", options->prompt, "text to continue");
+  command.add_flag("--bos", options->bos, "begin with the tokenizer's BOS, as imported models mostly want");
   command.add_option("--tokens", options->tokens, "how many at most")->capture_default_str();
   command.add_option("--temperature", options->temperature, "0: always the most likely token")
       ->capture_default_str();
@@ -204,12 +253,28 @@ void add_generate(CLI::App& app, Run& run) {
   command.callback([options, &run] { run = [options] { return generate(*options); }; });
 }
 
+void add_convert(CLI::App& app, Run& run) {
+  auto options = std::make_shared<ConvertCommand>();
+  CLI::App& command = *app.add_subcommand(
+      "convert", "Turn a Hugging Face model (llama, mistral, mamba) into a run folder, or a run into one");
+  command.add_option("from", options->from, "Hugging Face folder, or run or checkpoint folder")->required();
+  command.add_option("to", options->to, "folder to make")->required();
+  command.add_option("--tokenizer", options->tokenizer,
+                     "SentencePiece model, or bytes (default: the one in FROM)")
+      ->type_name("FILE");
+  command.add_option("--dtype", options->type,
+                     "weights of a Hugging Face folder: f32, bf16 or f16 (default: as they came, else f32)");
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return convert(*options); }; });
+}
+
 void add_inspect(CLI::App& app, Run& run) {
   auto options = std::make_shared<InspectCommand>();
-  CLI::App& command = *app.add_subcommand("inspect", "Show checkpoints, corpora and shards as tables");
-  command.add_option("path", options->path, "run, checkpoint or corpus folder, or a token shard")
+  CLI::App& command = *app.add_subcommand("inspect", "Show checkpoints, models, corpora and shards as tables");
+  command.add_option("path", options->path,
+                     "run, checkpoint, Hugging Face or corpus folder, a .safetensors file or a token shard")
       ->required();
-  command.add_flag("--tensors", options->tensors, "of a checkpoint: a line for every tensor");
+  command.add_flag("--tensors", options->tensors, "of a checkpoint or model: the values of every tensor");
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return inspect(*options); }; });
 }
@@ -273,10 +338,13 @@ ExitCode run_program(int argc, char** argv) {
   Run run;
   add_tokenize(app, run);
   add_train(app, run);
+  add_plan(app, run);
   add_eval(app, run);
   add_generate(app, run);
+  add_convert(app, run);
   add_inspect(app, run);
   add_recipe(app, run);
+  add_show(app, run);
   add_bench(app, run);
   add_selftest(app, run);
   add_doctor(app, run);

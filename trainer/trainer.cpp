@@ -214,7 +214,7 @@ StepReport Trainer::step() {
 }
 
 std::string Trainer::state_json() const {
-  const nlohmann::json state = {
+  nlohmann::json state = {
       {"step", state_.progress.step},
       {"row_slots", state_.progress.row_slots},
       {"updates", state_.updates},
@@ -234,6 +234,7 @@ std::string Trainer::state_json() const {
       {"instruction_set", options_.instruction_set},
       {"recipe", options_.resolved_recipe},
   };
+  if (!options_.origin.empty()) state["origin"] = nlohmann::json::parse(options_.origin);
   return state.dump();
 }
 
@@ -372,7 +373,13 @@ void Trainer::log(const StepReport& report, ProgressReporter& progress) {
   metrics.push_back({"train/context", static_cast<double>(report.context.length)});
   metrics.push_back({"train/row_length", static_cast<double>(report.context.rows.row_length)});
   for (const auto& [letter, block] : report.context.blocks) {
-    metrics.push_back({"train/window/" + letter, static_cast<double>(block.window)});
+    if (block.window > 0) {
+      metrics.push_back({"train/window/" + letter, static_cast<double>(block.window)});
+    }
+    if (block.rope_base > 0) metrics.push_back({"train/rope_base/" + letter, block.rope_base});
+    if (block.rope_factor > 0) {
+      metrics.push_back({"train/rope_factor/" + letter, block.rope_factor});
+    }
   }
   const std::vector<PositionLosses::Bucket>& buckets = report.by_position.buckets();
   for (size_t i = 0; i < buckets.size() && !report.skipped; ++i) {
@@ -431,6 +438,14 @@ ExitCode Trainer::run() {
     // Edges belong to the step before, so that a run that is continued there does not repeat them.
     const ContextPlan next = schedule_.at(state_.progress);
     const bool edge = next.stage != report.context.stage && !last;
+    if (options_.at_stage_end && (edge || last)) {
+      if (const std::optional<std::string> reason = options_.at_stage_end(at, report.context)) {
+        progress.finish();
+        save();
+        throw Error(ExitCode::numeric_stop,
+                    fmt::format("stopped after step {}: {}", at, *reason));
+      }
+    }
     if (edge) report_edge(report.context, next);
     const bool validates =
         options_.train.validate_every > 0 && at % options_.train.validate_every == 0;

@@ -29,9 +29,13 @@ struct TrainerOptions {
   DataOptions data;
   CheckpointOptions checkpoint;
   std::string resolved_recipe;    // stored in every checkpoint
+  std::string origin;  // JSON of where the first weights came from, kept in checkpoints; may be empty
   std::string instruction_set;        // of the kernels in use; bits depend on it
   bool allow_different_cpu = false;   // resume although another instruction set made the checkpoint
   double peak_flops = 0;              // measured at start, what MFU divides by; 0: no MFU
+  // Called after the last step of every stage of the context, the model being as in that stage.
+  // Returns why the run should stop there, or nothing.
+  std::function<std::optional<std::string>(int64_t step, const ContextPlan&)> at_stage_end;
 };
 
 struct StepReport {

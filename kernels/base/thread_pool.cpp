@@ -19,6 +19,7 @@ namespace {
 
 // Set while a thread runs items, so that nested calls run inline.
 thread_local bool inside_item = false;
+thread_local bool skips_items = false;
 
 #if defined(__x86_64__)
 void relax() { _mm_pause(); }
@@ -57,6 +58,13 @@ int default_num_threads() {
 }
 
 }  // namespace
+
+SkipItems::SkipItems() {
+  SIDEWINDER_ASSERT(!skips_items);
+  skips_items = true;
+}
+
+SkipItems::~SkipItems() { skips_items = false; }
 
 struct ThreadPool::State {
   // One job at a time. `epoch` wakes the workers. A worker joins the job through `gate` while it is
@@ -169,7 +177,7 @@ void ThreadPool::resize(int num_threads) {
 }
 
 void ThreadPool::run(int64_t count, Call call, void* body) {
-  if (count <= 0) return;
+  if (count <= 0 || skips_items) return;
   State& state = *state_;
   // `inside_item` is tested first: a mutex must not be tried again by the thread that holds it.
   const bool inline_only = inside_item || count == 1 || state.workers.empty();

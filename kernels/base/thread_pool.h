@@ -41,6 +41,16 @@ class ThreadPool {
   std::unique_ptr<State> state_;
 };
 
+// While one lives, parallel_for of its thread (of any pool) calls no item and returns at once: for
+// going through a computation without computing (kernels/tensor/dry_run.h).
+class SkipItems {
+ public:
+  SkipItems();
+  ~SkipItems();
+  SkipItems(const SkipItems&) = delete;
+  SkipItems& operator=(const SkipItems&) = delete;
+};
+
 template <typename Item>
 void parallel_for(int64_t count, Item&& item) {
   ThreadPool::global().parallel_for(count, std::forward<Item>(item));

@@ -56,8 +56,8 @@ struct RopeScaling {
   double mscale_all_dim = 0.0;
 
   // longrope: one divisor per pair
-  std::vector<double> short_factors;
-  std::vector<double> long_factors;
+  std::vector<double> short_factors = {};
+  std::vector<double> long_factors = {};
 
   // llama3
   double low_frequency_factor = 1.0;

@@ -1,11 +1,35 @@
 #include "kernels/ops/attention.h"
 
 #include <cmath>
+#include <string>
 
 namespace sidewinder {
 
-Kernel<AttentionArgs> kAttention{"attention", &cpu::attention};
-Kernel<AttentionBackwardArgs> kAttentionBackward{"attention backward", &cpu::attention_backward};
+namespace {
+
+// Pairs of a document with cached keys are those of the whole less those of the cached part.
+template <typename Args>
+double forward_flops(const Args& args) {
+  const SequenceLayout& layout = args.layout;
+  const std::vector<int32_t>& starts = layout.document_starts;
+  double pairs = 0;
+  for (size_t i = 0; i < starts.size(); ++i) {
+    const int64_t end = i + 1 < starts.size() ? starts[i + 1] : layout.tokens();
+    const int64_t cached = layout.key_of(starts[i]) - layout.first_key.template data<int32_t>()[starts[i]];
+    pairs += static_cast<double>(args.pattern.pairs(cached + end - starts[i]) -
+                                 args.pattern.pairs(cached));
+  }
+  return 2 * pairs * static_cast<double>(args.q.size(1) * (args.q.size(2) + args.v.size(2)));
+}
+
+double flops_of(const AttentionArgs& args) { return forward_flops(args); }
+double flops_of(const AttentionBackwardArgs& args) { return 2 * forward_flops(args); }
+
+}  // namespace
+
+Kernel<AttentionArgs> kAttention{.name = "attention", .cpu = &cpu::attention, .flops = &flops_of};
+Kernel<AttentionBackwardArgs> kAttentionBackward{
+    .name = "attention backward", .cpu = &cpu::attention_backward, .flops = &flops_of};
 
 namespace {
 
@@ -35,9 +59,8 @@ void check_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const Seque
                      "attention: head width {} of q, {} of k, {} of v; those of q and k must be "
                      "equal and none 0",
                      q.size(2), k.size(2), v.size(2));
-  SIDEWINDER_REQUIRE(pattern.window >= 0,
-                     "attention: window {} is negative; use 0 for full causal attention",
-                     pattern.window);
+  const std::string wrong = pattern.mistake();
+  SIDEWINDER_REQUIRE(wrong.empty(), "attention: {}", wrong);
   SIDEWINDER_REQUIRE(std::isfinite(scale), "attention: scale {} is not finite", scale);
   if (!slopes.defined()) return;
   SIDEWINDER_REQUIRE(slopes.dtype() == Dtype::f32 && slopes.shape() == Shape({q.size(1)}),

@@ -2,9 +2,23 @@
 
 namespace sidewinder {
 
-Kernel<CausalConvArgs> kCausalConv{"causal_conv", &cpu::causal_conv};
-Kernel<CausalConvBackwardArgs> kCausalConvBackward{"causal_conv_backward",
-                                                   &cpu::causal_conv_backward};
+namespace {
+
+double forward_flops(const Tensor& x, const Tensor& weight) {
+  return 2.0 * static_cast<double>(x.count()) * static_cast<double>(weight.size(1));
+}
+
+double flops_of(const CausalConvArgs& args) { return forward_flops(args.x, args.weight); }
+double flops_of(const CausalConvBackwardArgs& args) {
+  return 2 * forward_flops(args.x, args.weight);
+}
+
+}  // namespace
+
+Kernel<CausalConvArgs> kCausalConv{
+    .name = "causal_conv", .cpu = &cpu::causal_conv, .flops = &flops_of};
+Kernel<CausalConvBackwardArgs> kCausalConvBackward{
+    .name = "causal_conv_backward", .cpu = &cpu::causal_conv_backward, .flops = &flops_of};
 
 namespace ops {
 namespace {

@@ -1,7 +1,8 @@
 #pragma once
 // Kernel<Args>: the implementations of one operation, one function pointer per backend. The CPU
 // pointer is set where the constant is defined; the CUDA pointer is filled from the table that the
-// CUDA plugin exports, and is empty until then.
+// CUDA plugin exports, and is empty until then. `flops` counts the work of a call for the profile;
+// empty: not counted.
 
 #include "kernels/base/check.h"
 #include "kernels/ops/profile.h"
@@ -16,6 +17,7 @@ struct Kernel {
   const char* name;
   Function cpu;
   Function cuda = nullptr;
+  double (*flops)(const Args&) = nullptr;
 
   void operator()(Stream stream, const Args& args) const {
     const Function function = stream.device.kind == DeviceKind::cpu ? cpu : cuda;
@@ -24,7 +26,7 @@ struct Kernel {
                        "backends that were found",
                        name, stream.device.kind == DeviceKind::cpu ? "CPU" : "CUDA");
     }
-    const OperationTimer timer(name);
+    const OperationTimer timer(name, flops != nullptr && profiling() ? flops(args) : 0);
     function(stream, args);
   }
 };

@@ -2,8 +2,19 @@
 
 namespace sidewinder {
 
-Kernel<LinearCrossEntropyArgs> kLinearCrossEntropy{"linear_cross_entropy",
-                                                   &cpu::linear_cross_entropy};
+namespace {
+
+// Three products with gradients, one without.
+double flops_of(const LinearCrossEntropyArgs& args) {
+  const double forward =
+      2.0 * static_cast<double>(args.x.count()) * static_cast<double>(args.weight_forward.out);
+  return args.dx.defined() ? 3 * forward : forward;
+}
+
+}  // namespace
+
+Kernel<LinearCrossEntropyArgs> kLinearCrossEntropy{
+    .name = "linear_cross_entropy", .cpu = &cpu::linear_cross_entropy, .flops = &flops_of};
 
 namespace ops {
 namespace {

@@ -2,9 +2,23 @@
 
 namespace sidewinder {
 
-Kernel<PackWeightArgs> kPackWeight{"pack_weight", &cpu::pack_weight};
-Kernel<LinearArgs> kLinear{"linear", &cpu::linear};
-Kernel<WeightGradientArgs> kWeightGradient{"weight_gradient", &cpu::weight_gradient};
+namespace {
+
+double flops_of(const LinearArgs& args) {
+  return 2.0 * static_cast<double>(args.x.size(0)) *
+         static_cast<double>(args.weight.in * args.weight.out);
+}
+
+double flops_of(const WeightGradientArgs& args) {
+  return 2.0 * static_cast<double>(args.x.size(0)) * static_cast<double>(args.dweight.count());
+}
+
+}  // namespace
+
+Kernel<PackWeightArgs> kPackWeight{.name = "pack_weight", .cpu = &cpu::pack_weight};
+Kernel<LinearArgs> kLinear{.name = "linear", .cpu = &cpu::linear, .flops = &flops_of};
+Kernel<WeightGradientArgs> kWeightGradient{
+    .name = "weight_gradient", .cpu = &cpu::weight_gradient, .flops = &flops_of};
 
 namespace ops {
 namespace {

@@ -50,6 +50,7 @@ void OperationTimer::add() const {
   time.name = name_;
   ++time.calls;
   time.seconds += seconds;
+  time.flops += flops_;
 }
 
 }  // namespace sidewinder

@@ -1,5 +1,8 @@
 #pragma once
-// Where the time of a step goes: calls and seconds per operation, gathered while profiling is on.
+// Where the time of a step goes: calls, seconds and FLOPs per operation, gathered while profiling is
+// on. A multiply-add counts as two. Counted are products, attention (2 products of scores and
+// values, 4 backward; forming the scores again does not count), convolutions and scans, by the
+// formulas of model/cost.h.
 
 #include <chrono>
 #include <cstdint>
@@ -12,6 +15,7 @@ struct OperationTime {
   std::string name;
   int64_t calls = 0;
   double seconds = 0;
+  double flops = 0;
 };
 
 // Turning it on forgets what was gathered before.
@@ -20,10 +24,11 @@ bool profiling();
 // Longest first.
 std::vector<OperationTime> operation_times();
 
-// Adds the time until its end to `name` (a literal), if profiling is on.
+// Adds the time until its end, and `flops`, to `name` (a literal), if profiling is on.
 class OperationTimer {
  public:
-  explicit OperationTimer(const char* name) : name_(profiling() ? name : nullptr) {
+  explicit OperationTimer(const char* name, double flops = 0)
+      : name_(profiling() ? name : nullptr), flops_(flops) {
     if (name_ != nullptr) begin_ = std::chrono::steady_clock::now();
   }
   ~OperationTimer() {
@@ -36,6 +41,7 @@ class OperationTimer {
   void add() const;
 
   const char* name_;
+  double flops_;
   std::chrono::steady_clock::time_point begin_;
 };
 

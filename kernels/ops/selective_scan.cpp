@@ -2,9 +2,23 @@
 
 namespace sidewinder {
 
-Kernel<SelectiveScanArgs> kSelectiveScan{"selective_scan", &cpu::selective_scan};
-Kernel<SelectiveScanBackwardArgs> kSelectiveScanBackward{"selective_scan_backward",
-                                                         &cpu::selective_scan_backward};
+namespace {
+
+// 7 per token, channel and state, as usually counted for the forward pass; twice that backward.
+double forward_flops(const SelectiveScanInputs& in) {
+  return 7.0 * static_cast<double>(in.u.count()) * static_cast<double>(in.a.size(1));
+}
+
+double flops_of(const SelectiveScanArgs& args) { return forward_flops(args.in); }
+double flops_of(const SelectiveScanBackwardArgs& args) { return 2 * forward_flops(args.in); }
+
+}  // namespace
+
+Kernel<SelectiveScanArgs> kSelectiveScan{
+    .name = "selective_scan", .cpu = &cpu::selective_scan, .flops = &flops_of};
+Kernel<SelectiveScanBackwardArgs> kSelectiveScanBackward{.name = "selective_scan_backward",
+                                                         .cpu = &cpu::selective_scan_backward,
+                                                         .flops = &flops_of};
 
 namespace ops {
 namespace {

@@ -8,8 +8,10 @@
 #include <mutex>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "kernels/base/check.h"
+#include "kernels/tensor/dry_run.h"
 
 namespace sidewinder {
 namespace {
@@ -23,6 +25,15 @@ size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * 
 // Best fit over address-ordered blocks; neighbours of one region are joined when both are free.
 class Arena final : public Allocator {
  public:
+  // `of_addresses`: for a dry run; no huge pages, and no claim on the system's memory.
+  explicit Arena(bool of_addresses) : of_addresses_(of_addresses) {}
+
+  ~Arena() override {
+    for (const auto& [raw, bytes] : mappings_) munmap(raw, bytes);
+  }
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
   void* allocate(size_t bytes) override {
     const size_t size = round_up(std::max<size_t>(bytes, 1), kAlignment);
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -93,34 +104,47 @@ class Arena final : public Allocator {
   void grow(size_t size) {
     const size_t bytes = round_up(std::max(size, kRegion), kHugePage);
     const size_t mapped = bytes + kHugePage;
-    void* raw = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (of_addresses_ ? MAP_NORESERVE : 0);
+    void* raw = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (raw == MAP_FAILED) {
-      fail_environment("out of memory: {} MiB more were needed with {} MiB in use; use fewer tokens "
-                       "per micro-batch or turn recompute on",
-                       bytes >> 20, statistics_.bytes_in_use >> 20);
+      fail_environment(
+          "out of memory: {} MiB more were needed with {} MiB in use; use fewer tokens "
+          "per micro-batch or turn recompute on",
+          bytes >> 20, statistics_.bytes_in_use >> 20);
     }
     const uintptr_t begin = round_up(reinterpret_cast<uintptr_t>(raw), kHugePage);
-    madvise(reinterpret_cast<void*>(begin), bytes, MADV_HUGEPAGE);
+    madvise(reinterpret_cast<void*>(begin), bytes, of_addresses_ ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
+    mappings_.emplace_back(raw, mapped);
     blocks_.emplace(begin, Block{bytes, begin, false});
     free_.insert({bytes, begin});
     statistics_.bytes_reserved += static_cast<int64_t>(bytes);
   }
 
+  const bool of_addresses_;
   mutable std::mutex mutex_;
+  std::vector<std::pair<void*, size_t>> mappings_;
   Blocks blocks_;
   std::set<std::pair<size_t, uintptr_t>> free_;
   MemoryStatistics statistics_;
 };
 
+thread_local Allocator* arena_of_dry_run = nullptr;
+
 }  // namespace
+
+DryRun::DryRun() : arena_(std::make_unique<Arena>(/*of_addresses=*/true)) {
+  arena_of_dry_run = arena_.get();
+}
+
+DryRun::~DryRun() { arena_of_dry_run = nullptr; }
 
 Allocator& allocator_of(Device device) {
   SIDEWINDER_REQUIRE(device.kind == DeviceKind::cpu,
                      "no allocator for device cuda:{}; this build has the CPU backend only",
                      device.index);
   // Never destroyed: tensors with static lifetime may be freed after it otherwise.
-  static Arena* const arena = new Arena;
-  return *arena;
+  static Arena* const arena = new Arena(/*of_addresses=*/false);
+  return arena_of_dry_run != nullptr ? *arena_of_dry_run : *arena;
 }
 
 }  // namespace sidewinder

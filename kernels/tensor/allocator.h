@@ -27,6 +27,7 @@ class Allocator {
   virtual void reset_peak() = 0;
 };
 
+// That of the dry run (dry_run.h) in which the calling thread is, if it is in one.
 Allocator& allocator_of(Device device);
 
 }  // namespace sidewinder

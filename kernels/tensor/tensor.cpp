@@ -10,12 +10,13 @@ namespace sidewinder {
 
 struct Tensor::Storage {
   Storage(size_t bytes, Device where)
-      : device(where), pointer(allocator_of(where).allocate(bytes)) {}
-  ~Storage() { allocator_of(device).free(pointer); }
+      : device(where), allocator(allocator_of(where)), pointer(allocator.allocate(bytes)) {}
+  ~Storage() { allocator.free(pointer); }
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
 
   Device device;
+  Allocator& allocator;  // the arena it came from, which a dry run changes
   void* pointer;
 };
 

@@ -55,27 +55,33 @@ Var causal_conv(const Var& x, const Var& weight, const Var& bias, const Sequence
 
 namespace {
 
+constexpr int64_t kGrain = 1 << 13;  // elements per work item
+
 // −exp(a_log), element by element.
 Tensor decay_rates(const Tensor& a_log) {
   Tensor a = Tensor::empty(a_log.shape(), a_log.dtype());
-  for (int64_t i = 0; i < a.count(); ++i) {
-    if (a.dtype() == Dtype::f64) {
-      a.data<double>()[i] = -std::exp(a_log.data<double>()[i]);
-    } else {
-      a.data<float>()[i] = -std::exp(a_log.data<float>()[i]);
+  parallel_ranges(a.count(), kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (a.dtype() == Dtype::f64) {
+        a.data<double>()[i] = -std::exp(a_log.data<double>()[i]);
+      } else {
+        a.data<float>()[i] = -std::exp(a_log.data<float>()[i]);
+      }
     }
-  }
+  });
   return a;
 }
 
 void add_product(Tensor& sum, const Tensor& x, const Tensor& y) {
-  for (int64_t i = 0; i < sum.count(); ++i) {
-    if (sum.dtype() == Dtype::f64) {
-      sum.data<double>()[i] += x.data<double>()[i] * y.data<double>()[i];
-    } else {
-      sum.data<float>()[i] += x.data<float>()[i] * y.data<float>()[i];
+  parallel_ranges(sum.count(), kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (sum.dtype() == Dtype::f64) {
+        sum.data<double>()[i] += x.data<double>()[i] * y.data<double>()[i];
+      } else {
+        sum.data<float>()[i] += x.data<float>()[i] * y.data<float>()[i];
+      }
     }
-  }
+  });
 }
 
 }  // namespace

@@ -105,7 +105,9 @@ Var Tape::record(const char* name, const std::vector<Var>& inputs, Tensor output
 
 void Tape::backward(const Var& loss) {
   SIDEWINDER_ASSERT(loss.value().count() == 1);
-  Tensor one = Tensor::from<double>({1}, {1.0}).to(loss.value().dtype());
+  Tensor one = Tensor::from<double>({1}, {1.0});
+  // Losses are f64. A copy would be nothing in a dry run.
+  if (loss.value().dtype() != Dtype::f64) one = one.to(loss.value().dtype());
   std::vector<Tensor> seeds;
   seeds.push_back(std::move(one));
   backward(std::span<const Var>(&loss, 1), std::move(seeds));

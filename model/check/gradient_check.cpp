@@ -189,6 +189,19 @@ std::vector<GradientCase> gradient_cases(Dtype dtype, CaseSize size) {
              },
              {{{tokens, 2 * head}, false}});
   }
+  add_case(
+      "rope, yarn",
+      [layout, tokens, head, type](const std::vector<Var>& in) {
+        const RopeOptions options{
+            .head_width = head,
+            .rotary_width = head,
+            .base = 100.0,
+            .scaling = {.kind = RopeScalingKind::yarn, .factor = 4, .original_context = 16}};
+        const RopeTable table =
+            ops::rope_table(options, layout.row_length, accumulator_of(type(in[0])));
+        return std::vector<Var>{rope(reshape(in[0], {tokens, 2, head}), layout.position, table)};
+      },
+      {{{tokens, 2 * head}, false}});
   for (const int64_t window : {int64_t{0}, small ? int64_t{3} : int64_t{40}}) {
     add_case(window == 0 ? "attention, full, 4/2 heads" : "attention, window, 4/2 heads",
              [layout, window, tokens, head](const std::vector<Var>& in) {

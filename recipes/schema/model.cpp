@@ -3,11 +3,39 @@
 namespace sidewinder {
 namespace {
 
+std::vector<std::pair<std::string, RopeScalingKind>> scaling_names() {
+  return {{"none", RopeScalingKind::none},
+          {"linear", RopeScalingKind::linear},
+          {"ntk", RopeScalingKind::ntk},
+          {"dynamic", RopeScalingKind::dynamic},
+          {"ntk_by_parts", RopeScalingKind::ntk_by_parts},
+          {"yarn", RopeScalingKind::yarn},
+          {"longrope", RopeScalingKind::longrope},
+          {"llama3", RopeScalingKind::llama3}};
+}
+
+std::vector<std::string> all_scalings() {
+  std::vector<std::string> names;
+  for (const auto& [name, kind] : scaling_names()) {
+    if (kind != RopeScalingKind::none) names.push_back(name);
+  }
+  return names;
+}
+
+Field<BlockOptions> on_rope(const Field<BlockOptions>& field) {
+  return field.only_with("mixer", "attention").only_with("position", "rope");
+}
+
+Field<BlockOptions> on_scaling(const Field<BlockOptions>& field,
+                               const std::vector<std::string>& kinds) {
+  return on_rope(field).only_with("rope_scaling", kinds);
+}
+
 Table<BlockOptions> block_table() {
   using Options = BlockOptions;
   const std::string attention = "attention";
   const std::string mamba = "mamba1";
-  const std::string rope = "rope";
+  const std::vector<std::string> by_parts = {"ntk_by_parts", "yarn"};
   return {
       "One kind of block: a norm and a mixer, then a norm and a feed-forward.",
       {
@@ -52,17 +80,89 @@ Table<BlockOptions> block_table() {
           field("qk_norm", &Options::qk_norm, "RMS norm on queries and keys, per head")
               .only_with("mixer", attention),
           field("position", &Options::position,
-                "how a query knows where keys are: rope turns both by their position",
-                {{"rope", PositionKind::rope}, {"none", PositionKind::none}})
+                "how a query knows where keys are: rope turns both by their position; alibi lowers "
+                "scores in proportion to the distance",
+                {{"rope", PositionKind::rope},
+                 {"alibi", PositionKind::alibi},
+                 {"none", PositionKind::none}})
               .only_with("mixer", attention),
-          field("rope_base", &Options::rope_base, "base of the rotary frequencies, before scaling",
-                {.above = 1})
-              .only_with("mixer", attention)
-              .only_with("position", rope),
-          field("rotary_share", &Options::rotary_share, "share of each head that is turned",
-                {.at_most = 1, .above = 0})
-              .only_with("mixer", attention)
-              .only_with("position", rope),
+          on_rope(field(
+              "rope_layout", &Options::rope_layout,
+              "which numbers of a head are a pair: i and i + half (half_split), or 2i and "
+              "2i + 1",
+              {{"half_split", RopeLayout::half_split}, {"interleaved", RopeLayout::interleaved}})),
+          on_rope(field("rope_base", &Options::rope_base,
+                        "base of the rotary frequencies, before scaling", {.above = 1})),
+          on_rope(field("rotary_share", &Options::rotary_share, "share of each head that is turned",
+                        {.at_most = 1, .above = 0})),
+          on_rope(field("rope_scaling", &Options::rope_scaling,
+                        "how frequencies change for contexts longer than rope_original_context; "
+                        "dynamic follows the length and is for inference",
+                        scaling_names())),
+          on_scaling(field("rope_factor", &Options::rope_factor,
+                           "s, new context divided by the original one, in total", {.at_least = 1})
+                         .required(),
+                     all_scalings()),
+          on_scaling(field("rope_original_context", &Options::rope_original_context,
+                           "L, tokens of context that unscaled frequencies were trained for",
+                           {.at_least = 2})
+                         .required(),
+                     all_scalings()),
+          on_scaling(field("rope_allow_mismatch", &Options::rope_allow_mismatch,
+                           "accept a factor that does not lead to the distances seen, and scaling "
+                           "that changes none beyond the original context"),
+                     all_scalings()),
+          on_scaling(field("rope_beta_fast", &Options::rope_beta_fast,
+                           "pairs that turn more often than this over the original context stay as "
+                           "they are",
+                           {.above = 0}),
+                     by_parts),
+          on_scaling(
+              field("rope_beta_slow", &Options::rope_beta_slow,
+                    "pairs that turn less often than this are divided by the factor", {.above = 0}),
+              by_parts),
+          on_scaling(field("rope_ramp", &Options::rope_ramp,
+                           "between the two: linear in the index of the pair, as in released "
+                           "checkpoints, or in its rotations, as in the paper",
+                           {{"index", RopeRamp::index}, {"rotations", RopeRamp::rotations}}),
+                     by_parts),
+          on_scaling(field("rope_truncate", &Options::rope_truncate,
+                           "round the ends of the ramp by index to whole pairs"),
+                     by_parts),
+          on_scaling(field("rope_attention_factor", &Options::rope_attention_factor,
+                           "what turned queries and keys are multiplied by; 0: 0.1 · ln s + 1 for "
+                           "yarn, √(1 + ln s / ln L) for longrope",
+                           {.at_least = 0}),
+                     {"yarn", "longrope"}),
+          on_scaling(
+              field("rope_mscale", &Options::rope_mscale,
+                    "with rope_mscale_all_dim: the attention factor is (0.1 · mscale · ln s + "
+                    "1) / (0.1 · mscale_all_dim · ln s + 1); 0: not set",
+                    {.at_least = 0}),
+              {"yarn"}),
+          on_scaling(field("rope_mscale_all_dim", &Options::rope_mscale_all_dim,
+                           "see rope_mscale; 0: not set", {.at_least = 0}),
+                     {"yarn"}),
+          on_scaling(field("rope_short_factors", &Options::rope_short_factors,
+                           "divisors of the frequencies, one per pair, for rows of at most the "
+                           "original context",
+                           {.above = 0})
+                         .required(),
+                     {"longrope"}),
+          on_scaling(field("rope_long_factors", &Options::rope_long_factors,
+                           "the same for longer rows", {.above = 0})
+                         .required(),
+                     {"longrope"}),
+          on_scaling(field("rope_low_frequency_factor", &Options::rope_low_frequency_factor,
+                           "wavelengths above the original context divided by this are divided by "
+                           "the factor",
+                           {.above = 0}),
+                     {"llama3"}),
+          on_scaling(
+              field("rope_high_frequency_factor", &Options::rope_high_frequency_factor,
+                    "wavelengths below the original context divided by this stay as they are",
+                    {.above = 0}),
+              {"llama3"}),
 
           field("feed_forward", &Options::feed_forward, "what follows the mixer",
                 {{"none", FeedForwardKind::none}, {"swiglu", FeedForwardKind::swiglu}}),

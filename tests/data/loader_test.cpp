@@ -176,9 +176,10 @@ TEST(Loader, ContinuesAfterEveryStepWithTheSameBatches) {
   };
   for (const LongDocuments policy :
        {LongDocuments::continue_reset, LongDocuments::continue_positions, LongDocuments::truncate,
-        LongDocuments::drop}) {
+        LongDocuments::drop, LongDocuments::defer}) {
     for (const bool joints : {true, false}) {
       DataOptions options = options_for({a.path(), b.path()});
+      options.longest_row = 96;
       options.train[1].weight = 2.5;
       options.long_documents = policy;
       options.mask_joints = joints;
@@ -317,6 +318,95 @@ TEST(Loader, PoliciesForLongDocumentsAccountForEverySlot) {
     EXPECT_NEAR(static_cast<double>(counts.trained_tokens + counts.dropped_tokens),
                 epochs * per_epoch, 3 * per_epoch);
   }
+}
+
+// What the counts of the stream claim, against the batches themselves.
+TEST(Loader, EveryPolicyAccountsForEverySlotAcrossStages) {
+  const TemporaryFolder folder;
+  const Documents documents = distinct_documents(testing::random_lengths(60, 150, 5));
+  testing::write_corpus(folder.path(), documents, kWide);
+  const std::vector<int64_t> lengths = {8, 16, 64};  // stages of 20, 20 and 60 steps
+  const auto plan = [&](const Progress& progress) {
+    const int64_t length = lengths[static_cast<size_t>(std::min<int64_t>(2, progress.step / 20))];
+    return RowPlan{64 / length, length};
+  };
+  for (const LongDocuments policy :
+       {LongDocuments::continue_reset, LongDocuments::continue_positions, LongDocuments::truncate,
+        LongDocuments::drop, LongDocuments::defer}) {
+    SCOPED_TRACE(static_cast<int>(policy));
+    DataOptions options = options_for({folder.path()});
+    options.long_documents = policy;
+    options.longest_row = 64;
+    Loader loader(options, 3, plan);
+    int64_t targets = 0;
+    int64_t slots = 0;
+    bool dropped = false;
+    bool deferred_long = false;
+    for (int64_t step = 0; step < 100; ++step) {
+      const Batch batch = loader.next();
+      targets += batch.num_targets;
+      slots += batch.rows * batch.row_length;
+      const DataCounts counts = loader.counts();
+      ASSERT_EQ(counts.trained_tokens, targets);
+      ASSERT_EQ(counts.trained_tokens + counts.padding, slots);
+      ASSERT_EQ(counts.drawn_tokens,
+                counts.trained_tokens + counts.dropped_tokens + counts.deferred_tokens)
+          << step;
+      dropped = dropped || counts.dropped_tokens > 0;
+      // More than a plan of 5 rows can hold: documents wait.
+      deferred_long = deferred_long || (step < 20 && counts.deferred_tokens > 3 * 5 * 8);
+    }
+    const bool may_drop = policy == LongDocuments::truncate || policy == LongDocuments::drop;
+    EXPECT_EQ(dropped, may_drop);
+    EXPECT_TRUE(deferred_long || policy != LongDocuments::defer);
+  }
+}
+
+TEST(Loader, DeferredDocumentsComeWholeOnceTheyFit) {
+  const TemporaryFolder folder;
+  // Long ones (41 tokens, 40 slots) and short ones (5 tokens), told apart by their ids.
+  std::vector<int64_t> lengths(40, 5);
+  lengths.insert(lengths.end(), 12, 41);
+  lengths.push_back(121);  // longer than any row
+  const Documents documents = distinct_documents(lengths);
+  const int32_t first_long = documents[40].front();
+  const int32_t first_longest = documents.back().front();
+  testing::write_corpus(folder.path(), documents, kWide);
+  DataOptions options = options_for({folder.path()});
+  options.long_documents = LongDocuments::defer;
+  options.longest_row = 48;
+  constexpr int64_t kEdge = 30;
+  Loader loader(options, 4, [&](const Progress& progress) {
+    return progress.step < kEdge ? RowPlan{6, 8} : RowPlan{1, 48};
+  });
+  Pairs seen;
+  for (int64_t step = 0; step < kEdge; ++step) {
+    const Batch batch = loader.next();
+    for (const int32_t token : batch.tokens) ASSERT_LT(token, first_long);
+  }
+  const int64_t waiting = loader.counts().deferred_tokens;
+  EXPECT_GE(waiting, 12 * 40 + 120);
+  int64_t long_starts = 0;
+  int64_t short_starts = 0;
+  for (int64_t step = 0; step < 30; ++step) {
+    const Batch batch = loader.next();
+    check_batch(batch);
+    for (const int32_t start : batch.document_starts) {
+      const int32_t token = batch.tokens[static_cast<size_t>(start)];
+      if (token == 0) continue;  // padding
+      if (token < first_long) {
+        ++short_starts;
+      } else if (token < first_longest) {
+        EXPECT_EQ((token - first_long) % 41, 0) << "a document that fits was cut";
+        ++long_starts;
+      } else {
+        EXPECT_EQ((token - first_longest) % 48, 0);  // pieces of a row each
+      }
+    }
+  }
+  EXPECT_GE(long_starts, 12);
+  EXPECT_GE(short_starts, 12);
+  EXPECT_EQ(loader.counts().dropped_tokens, 0);
 }
 
 TEST(Loader, MixesCorporaBySlots) {

@@ -43,6 +43,37 @@ TEST(ResolvedRecipe, KeepsEveryValueExactly) {
   EXPECT_TRUE(recipe.model.blocks.at("w").qk_norm);
 }
 
+TEST(ResolvedRecipe, KeepsRotaryScaling) {
+  const std::string path = "model.block.w.";
+  const std::vector<std::string> sets = {path + "pattern=full",
+                                         path + "head_width=4",
+                                         path + "heads=4",
+                                         path + "rope_layout=interleaved",
+                                         path + "rope_scaling=longrope",
+                                         path + "rope_factor=8",
+                                         path + "rope_original_context=8",
+                                         path + "rope_short_factors=[1, 1.0000000000000002]",
+                                         path + "rope_long_factors=[1, 7.5]"};
+  const std::string text = resolved_toml(load_recipe(kMinimal, sets));
+  EXPECT_NE(text.find("\nrope_long_factors = [1.0, 7.5]\n"), std::string::npos) << text;
+  const BlockOptions block = parse_recipe(text, "stored").model.blocks.at("w");
+  const RopeOptions rope = rope_options(block);
+  EXPECT_TRUE(rope.interleaved);
+  EXPECT_EQ(rope.scaling.kind, RopeScalingKind::longrope);
+  EXPECT_EQ(rope.scaling.factor, 8.0);
+  EXPECT_EQ(rope.scaling.original_context, 8);
+  EXPECT_EQ(rope.scaling.short_factors, (std::vector<double>{1, 1.0000000000000002}));
+  EXPECT_EQ(rope.scaling.long_factors, (std::vector<double>{1, 7.5}));
+  EXPECT_EQ(rope_options(BlockOptions{}).scaling, RopeScaling{}) << "the defaults are the same";
+}
+
+TEST(ResolvedRecipe, RotaryScalingMayBeForced) {
+  const std::string path = "model.block.w.";
+  EXPECT_NO_THROW(
+      load_recipe(kMinimal, {path + "rope_scaling=yarn", path + "rope_factor=3",
+                             path + "rope_original_context=8", path + "rope_allow_mismatch=true"}));
+}
+
 TEST(ResolvedRecipe, HoldsDefaultsAndOnlyKeysWithEffect) {
   const std::string text = resolved_toml(load_recipe(kMinimal));
   EXPECT_NE(text.find("\nbeta2 = 0.95\n"), std::string::npos) << text;
@@ -82,6 +113,21 @@ TEST(ResumeRules, WhatDefinesTheDataIsFixed) {
             (Texts{"data.packing_buffer: 256 in the checkpoint, 8 now",
                    "data.train.0.weight: 1.0 in the checkpoint, 2.0 now",
                    "run.seed: 0 in the checkpoint, 1 now"}));
+}
+
+TEST(ResumeRules, NumbersOfListsAreCompared) {
+  const std::string path = "model.block.w.";
+  Texts before = {path + "pattern=full",
+                  path + "head_width=4",
+                  path + "rope_scaling=longrope",
+                  path + "rope_factor=8",
+                  path + "rope_original_context=8",
+                  path + "rope_short_factors=[1, 1]",
+                  path + "rope_long_factors=[1, 7.5]"};
+  Texts now = before;
+  now.back() = path + "rope_long_factors=[1, 8]";
+  EXPECT_EQ(conflicts(before, now),
+            Texts{"model.block.w.rope_long_factors.1: 7.5 in the checkpoint, 8.0 now"});
 }
 
 TEST(ResumeRules, KeysThatAppearOrVanishAreNamed) {

@@ -8,13 +8,13 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/check.h"
-#include "kernels/base/philox.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/peak.h"
 #include "kernels/ops/profile.h"
 #include "kernels/tensor/allocator.h"
 #include "tools/assemble.h"
+#include "tools/synthetic_run.h"
 
 namespace sidewinder {
 namespace {
@@ -25,64 +25,14 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-// Random tokens; every row is one document, as long documents make them.
-Batch random_batch(const Recipe& recipe, int64_t rows, uint64_t seed) {
-  const Philox random(seed, "bench");
-  Batch batch;
-  batch.rows = rows;
-  batch.row_length = recipe.train.context;
-  const int64_t tokens = rows * batch.row_length;
-  for (int64_t t = 0; t <= tokens; ++t) {
-    const int32_t id = static_cast<int32_t>(random.below(
-        static_cast<uint64_t>(t), static_cast<uint64_t>(recipe.model.vocabulary)));
-    if (t < tokens) batch.tokens.push_back(id);
-    if (t > 0) batch.targets.push_back(id);
-  }
-  for (int64_t row = 0; row < rows; ++row) {
-    batch.document_starts.push_back(static_cast<int32_t>(row * batch.row_length));
-    batch.first_positions.push_back(0);
-  }
-  batch.num_targets = tokens;
-  return batch;
-}
-
 }  // namespace
 
 ExitCode bench_recipe(const BenchRecipeCommand& command) {
   SIDEWINDER_REQUIRE(command.steps >= 1, "--steps is {}; measure at least one", command.steps);
   const Recipe recipe = load_recipe(command.recipe, command.sets);
   const Dtype dtype = dtype_of(recipe.train.precision);
-  const std::unique_ptr<HybridModel> model = make_model(recipe);
-  std::vector<Parameter*> parameters;
-  model->visit([&](Parameter& parameter) { parameters.push_back(&parameter); });
-  Optimizer optimizer(parameters, recipe.optimizer);
-
-  const int64_t slots = recipe.train.tokens_per_micro_batch;
-  const int64_t micro_rows = slots == 0 ? 1 : slots / recipe.train.context;
-  const int64_t micro_batches = recipe.train.tokens_per_step / (micro_rows * recipe.train.context);
-  const Batch batch = random_batch(recipe, micro_rows, recipe.run.seed);
-  const Layouts layouts = layouts_of(batch, recipe.data);
-  const int64_t tokens = batch.num_targets;
-  const Tensor ids = Tensor::from<int32_t>({tokens}, batch.tokens);
-  const Tensor targets = Tensor::from<int32_t>({tokens}, batch.targets);
-  const HybridModel::LossOptions loss_options{
-      .scale = 1.0 / static_cast<double>(tokens * micro_batches),
-      .z_loss = recipe.train.z_loss,
-      .recompute = recipe.train.recompute == RecomputeKind::block};
-
-  double loss = 0;
-  const auto step = [&](int64_t number) {
-    optimizer.zero_gradients();
-    loss = 0;
-    for (int64_t i = 0; i < micro_batches; ++i) {
-      Tape tape;
-      const LossOut out = model->loss(&tape, dtype, layouts, ids, targets, loss_options);
-      loss += out.loss.value().at(0);
-      tape.backward(out.loss);
-    }
-    optimizer.step(1e-4, optimizer.gradient_norm(), number);
-  };
-  step(1);
+  SyntheticRun run(recipe);
+  double loss = run.step(1);
   const double start_loss = loss;
   SIDEWINDER_REQUIRE(std::abs(loss - std::log(static_cast<double>(recipe.model.vocabulary))) < 2.0,
                      "the first loss is {:.3f} but should be near ln(vocabulary) = {:.3f}; run "
@@ -95,7 +45,7 @@ ExitCode bench_recipe(const BenchRecipeCommand& command) {
   for (int64_t i = 0; i < command.steps; ++i) {
     peak = std::max(peak, measure_peak_flops(dtype, ThreadPool::global().num_threads()));
     const Clock::time_point begin = Clock::now();
-    step(2 + i);
+    loss = run.step(2 + i);
     seconds.push_back(seconds_since(begin));
   }
   const std::vector<OperationTime> operations = operation_times();
@@ -103,16 +53,16 @@ ExitCode bench_recipe(const BenchRecipeCommand& command) {
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
   const double best = seconds.front();
-  const int64_t step_tokens = tokens * micro_batches;
-  const double flops =
-      model->training_flops(layouts.attention, tokens) * static_cast<double>(micro_batches);
+  const int64_t step_tokens = run.tokens_per_step();
+  const double flops = run.training_flops();
   const MemoryStatistics memory = allocator_of({}).statistics();
 
   fmt::print("recipe       {} ({:.2f} M parameters, {}, {} kernels, {} threads)\n", command.recipe,
-             static_cast<double>(model->num_parameters()) * 1e-6, name_of(dtype),
+             static_cast<double>(run.model().num_parameters()) * 1e-6, name_of(dtype),
              name_of(active_isa()), ThreadPool::global().num_threads());
   fmt::print("step         {} tokens in {} micro-batches of {} x {}; loss {:.3f} to {:.3f}\n",
-             step_tokens, micro_batches, micro_rows, recipe.train.context, start_loss, loss);
+             step_tokens, run.micro_batches(), run.rows_per_micro_batch(), recipe.train.context,
+             start_loss, loss);
   fmt::print("FLOPs        {:.1f} M per token: 6 x matrix elements (head included) + 12 x head widths x "
              "visible pairs\n",
              flops / static_cast<double>(step_tokens) * 1e-6);

@@ -12,6 +12,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "tools/assemble.h"
+#include "tools/commands/generate.h"
 #include "tools/commands/ngram_baseline.h"
 
 namespace sidewinder {
@@ -98,7 +99,8 @@ Batch text_batch(const std::vector<int32_t>& tokens, size_t begin, int64_t conte
 ExitCode eval(const EvalCommand& command) {
   SIDEWINDER_REQUIRE(command.data.empty() != command.text.empty(),
                      "name one of --data FOLDER (token shards) and --text FILE");
-  TrainedModel trained = load_trained_model(command.model);
+  TrainedModel trained = load_trained_model(
+      command.model, {precision_named(command.precision), command.tokenizer});
   const Recipe& recipe = trained.recipe;
   const Dtype dtype = dtype_of(recipe.train.precision);
   const int64_t context = command.context != 0 ? command.context : recipe.train.context;

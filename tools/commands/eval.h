@@ -8,12 +8,14 @@
 namespace sidewinder {
 
 struct EvalCommand {
-  std::string model;      // run or checkpoint folder
+  std::string model;      // run, checkpoint or Hugging Face folder
   std::string data;       // folder of token shards, or empty
   std::string text;       // UTF-8 text file, one document, or empty
   int64_t context = 0;    // tokens per row; 0: the recipe's
   int64_t max_tokens = 0;  // 0: all
   bool baselines = false;  // also unigram and bigram models counted on the run's training tokens
+  std::string precision;   // f32, bf16 or f64; empty: the recipe's
+  std::string tokenizer;   // of a Hugging Face folder that has none of the usual name
   std::string json_path;
 };
 

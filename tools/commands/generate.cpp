@@ -59,6 +59,14 @@ int32_t sample(const Tensor& logits, const SamplingOptions& options, double unif
   return order[weights.size() - 1];
 }
 
+std::optional<Precision> precision_named(const std::string& name) {
+  if (name.empty()) return std::nullopt;
+  if (name == "f32") return Precision::f32;
+  if (name == "bf16") return Precision::bf16;
+  if (name == "f64") return Precision::f64;
+  fail_user("--precision is {}; use f32, bf16 or f64", name);
+}
+
 ExitCode generate(const GenerateCommand& command) {
   SIDEWINDER_REQUIRE(command.tokens >= 1, "--tokens is {}; ask for at least one", command.tokens);
   SIDEWINDER_REQUIRE(command.temperature >= 0, "--temperature is {}; it must be 0 or more",
@@ -66,11 +74,16 @@ ExitCode generate(const GenerateCommand& command) {
   SIDEWINDER_REQUIRE(command.top_k >= 0, "--top-k is {}; it must be 0 (all) or more", command.top_k);
   SIDEWINDER_REQUIRE(command.top_p > 0 && command.top_p <= 1,
                      "--top-p is {}; it must be above 0 and at most 1", command.top_p);
-  TrainedModel trained = load_trained_model(command.model);
+  TrainedModel trained = load_trained_model(
+      command.model, {precision_named(command.precision), command.tokenizer});
   const Tokenizer& tokenizer = *trained.tokenizer;
   const Dtype dtype = dtype_of(trained.recipe.train.precision);
 
   std::vector<int32_t> tokens = tokenizer.encode(command.prompt);
+  if (command.bos) {
+    SIDEWINDER_REQUIRE(tokenizer.bos().has_value(), "this tokenizer has no BOS; leave --bos out");
+    tokens.insert(tokens.begin(), *tokenizer.bos());
+  }
   if (tokens.empty()) {
     // Documents start after the end of the one before, so the end mark stands for "anything".
     SIDEWINDER_REQUIRE(tokenizer.eos().has_value() || tokenizer.bos().has_value(),

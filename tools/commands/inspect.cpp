@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "checkpoints/huggingface/folder.h"
 #include "checkpoints/manifest.h"
 #include "checkpoints/store.h"
 #include "data/corpus.h"
@@ -36,13 +37,16 @@ ExitCode inspect(const InspectCommand& command) {
     path = path.parent_path();  // a file of a checkpoint
   }
   nlohmann::ordered_json result;
-  if (is_corpus(path)) {
+  if (path.extension() == ".safetensors" || is_huggingface_folder(path.string())) {
+    result = inspect_huggingface(path.string(), command.tensors);
+  } else if (is_corpus(path)) {
     result = inspect_corpus(path.string());
   } else if (is_checkpoint(path)) {
     result = inspect_checkpoints(path.string(), command.tensors);
   } else {
     fail_user(
-        "{}: is neither a run folder or checkpoint (step-…) nor a corpus or token shard (.h5)",
+        "{}: is neither a run folder or checkpoint (step-…), nor a corpus or token shard (.h5), nor a "
+        "Hugging Face folder or .safetensors file",
         command.path);
   }
   if (!command.json_path.empty()) {

@@ -9,8 +9,8 @@
 namespace sidewinder {
 
 struct InspectCommand {
-  std::string path;      // run folder, checkpoint folder, corpus folder or one token shard
-  bool tensors = false;  // of a checkpoint: also a line for every tensor
+  std::string path;      // run, checkpoint, Hugging Face or corpus folder, .safetensors file, token shard
+  bool tensors = false;  // of a checkpoint or model: also the values of every tensor
   std::string json_path;
 };
 
@@ -18,8 +18,9 @@ struct InspectCommand {
 // and reason; in a run folder damaged checkpoints are listed and the newest sound one is shown.
 ExitCode inspect(const InspectCommand& command);
 
-// The two kinds. They print, and return the same as JSON.
+// The kinds. They print, and return the same as JSON.
 nlohmann::ordered_json inspect_checkpoints(const std::string& path, bool tensors);
 nlohmann::ordered_json inspect_corpus(const std::string& path);
+nlohmann::ordered_json inspect_huggingface(const std::string& path, bool values);
 
 }  // namespace sidewinder

@@ -14,6 +14,8 @@
 #include "kernels/cpu/peak.h"
 #include "kernels/tensor/allocator.h"
 #include "tools/assemble.h"
+#include "tools/commands/extension.h"
+#include "tools/memory_plan.h"
 
 namespace sidewinder {
 namespace {
@@ -89,6 +91,10 @@ void print_summary(const Recipe& recipe, Trainer& trainer, ExitCode code) {
 
 ExitCode train(const TrainCommand& command) {
   Recipe recipe = load_recipe(command.recipe, command.sets);
+  if (!command.allow_too_little_memory) {
+    const std::string problem = memory_problem(recipe, available_memory());
+    if (!problem.empty()) fail_environment("{}", problem);
+  }
   if (command.fresh) recipe.run.folder = fresh_folder(recipe.run.folder);
   std::error_code failed;
   fs::create_directories(recipe.run.folder, failed);
@@ -101,25 +107,47 @@ ExitCode train(const TrainCommand& command) {
   log_to_file((fs::path(recipe.run.folder) / "train.log").string());
 
   const std::unique_ptr<HybridModel> model = make_model(recipe);
-  const std::optional<CheckpointContent> checkpoint = Store(recipe.run.folder).load_newest();
+  std::optional<CheckpointContent> checkpoint = Store(recipe.run.folder).load_newest();
+  std::string origin;
+  std::string source_tokenizer;  // digest
   if (checkpoint) {
     refuse_changed_keys(*checkpoint, recipe);
+    origin = origin_of(*checkpoint);
     log_info("continuing {} after step {}", recipe.run.folder, checkpoint->step);
   } else if (!recipe.init.from.empty()) {
-    const CheckpointContent source = load_checkpoint_or_newest(recipe.init.from);
+    const CheckpointContent source = load_weights_of(recipe.init.from);
+    origin = origin_of(source);
+    source_tokenizer = nlohmann::json::parse(source.state).value("tokenizer_digest", "");
     load_weights(*model, source, recipe.init.from);
     log_info("weights from {} (step {})", recipe.init.from, source.step);
   }
   copy_tokenizer(recipe);
 
   TrainerOptions options = trainer_options(recipe);
+  std::optional<Extension> extension;
+  if (recipe.extend.from_context > 0) {
+    extension.emplace(recipe, *model);
+    if (!checkpoint) extension->measure_start();
+    options.at_stage_end = [&extension](int64_t step, const ContextPlan& plan) {
+      return extension->at_stage_end(step, plan.length);
+    };
+  }
   options.instruction_set = std::string(name_of(active_isa()));
+  options.origin = origin;
   options.allow_different_cpu = command.allow_different_cpu;
   options.peak_flops = peak_flops(dtype_of(recipe.train.precision));
   Trainer trainer(*model, options, checkpoint);
+  checkpoint.reset();  // three times the parameters
+  const std::string data_tokenizer = trainer.loader().tokenizer_digest();
+  SIDEWINDER_REQUIRE(source_tokenizer.empty() || source_tokenizer == data_tokenizer,
+                     "init.from, {}, was trained with the tokenizer of digest {} but the data was "
+                     "made with {}; its ids mean other texts; tokenize the data with the tokenizer of "
+                     "{}",
+                     recipe.init.from, source_tokenizer, data_tokenizer, recipe.init.from);
   log_header(*model, recipe, trainer, options.peak_flops);
   const ExitCode code = trainer.run();
   print_summary(recipe, trainer, code);
+  if (extension) extension->print();
 
   if (!command.json_path.empty()) {
     const RunSummary& summary = trainer.summary();

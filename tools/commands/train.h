@@ -12,6 +12,7 @@ struct TrainCommand {
   std::vector<std::string> sets;   // key=value
   bool fresh = false;              // a new folder beside a run that has checkpoints
   bool allow_different_cpu = false;
+  bool allow_too_little_memory = false;  // start although the plan does not fit
   std::string json_path;
 };
 

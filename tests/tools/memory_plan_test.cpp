@@ -1,0 +1,108 @@
+#include "tools/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/tensor/allocator.h"
+#include "kernels/tensor/dry_run.h"
+#include "tools/synthetic_run.h"
+
+namespace sidewinder {
+namespace {
+
+Recipe recipe_of(const std::string& layers, int64_t context) {
+  Recipe recipe;
+  recipe.model.width = 128;
+  recipe.model.vocabulary = 1000;
+  recipe.model.layers = layers;
+  recipe.model.blocks["m"] = {};
+  BlockOptions window;
+  window.mixer = MixerKind::attention;
+  window.pattern = PatternKind::window;
+  window.window = 100;
+  window.key_value_heads = 1;
+  recipe.model.blocks["w"] = window;
+  BlockOptions full;
+  full.mixer = MixerKind::attention;
+  recipe.model.blocks["f"] = full;
+  recipe.train.context = context;
+  recipe.train.tokens_per_micro_batch = context;
+  recipe.train.tokens_per_step = 2 * context;
+  return recipe;
+}
+
+// High-water mark of real steps, beyond what was in use before.
+int64_t measured_peak(const Recipe& recipe) {
+  Allocator& allocator = allocator_of({});
+  allocator.reset_peak();
+  const int64_t before = allocator.statistics().bytes_in_use;
+  SyntheticRun run(recipe);
+  run.step(1);
+  run.step(2);
+  return allocator.statistics().bytes_peak - before;
+}
+
+struct Case {
+  const char* layers;
+  RecomputeKind recompute;
+  Precision precision;
+};
+
+class PlannedPeak : public ::testing::TestWithParam<Case> {};
+
+TEST_P(PlannedPeak, IsWithinThreePercentOfTheAllocatorsAtThreeLengths) {
+  for (const int64_t context : {192, 384, 769}) {
+    Recipe recipe = recipe_of(GetParam().layers, context);
+    recipe.train.recompute = GetParam().recompute;
+    recipe.train.precision = GetParam().precision;
+    const MemoryPlan plan = plan_memory(recipe);
+    const auto measured = static_cast<double>(measured_peak(recipe));
+    RecordProperty("bytes_at_" + std::to_string(context), std::to_string(plan.peak_bytes));
+    EXPECT_NEAR(static_cast<double>(plan.peak_bytes) / measured, 1.0, 0.03) << context;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(MemoryPlan, PlannedPeak,
+                         ::testing::Values(Case{"ff", RecomputeKind::none, Precision::f32},
+                                           Case{"ff", RecomputeKind::block, Precision::bf16},
+                                           Case{"ww", RecomputeKind::none, Precision::bf16},
+                                           Case{"ww", RecomputeKind::block, Precision::f32},
+                                           Case{"mm", RecomputeKind::none, Precision::f32},
+                                           Case{"mm", RecomputeKind::none, Precision::bf16},
+                                           Case{"mm", RecomputeKind::block, Precision::f32},
+                                           Case{"mwf", RecomputeKind::none, Precision::f32},
+                                           Case{"mwf", RecomputeKind::none, Precision::bf16},
+                                           Case{"mwf", RecomputeKind::block, Precision::bf16}),
+                         [](const auto& test) {
+                           return std::string(test.param.layers) +
+                                  (test.param.recompute == RecomputeKind::block ? "_recompute"
+                                                                                : "_keep") +
+                                  (test.param.precision == Precision::bf16 ? "_bf16" : "_f32");
+                         });
+
+TEST(DryRun, TakesNoMemoryOfTheArenaAndLittleOfTheSystem) {
+  Recipe recipe = recipe_of("mwf", 1 << 16);
+  recipe.model.width = 4096;
+  recipe.model.vocabulary = 100'000;
+  const MemoryStatistics before = allocator_of({}).statistics();
+  const MemoryPlan plan = plan_memory(recipe);
+  EXPECT_GT(plan.peak_bytes, int64_t{30} << 30);
+  EXPECT_EQ(allocator_of({}).statistics().bytes_in_use, before.bytes_in_use);
+  EXPECT_EQ(allocator_of({}).statistics().bytes_reserved, before.bytes_reserved);
+}
+
+TEST(DryRun, EndsWithItsObject) {
+  {
+    const DryRun dry_run;
+    const Tensor tensor = Tensor::zeros({1000}, Dtype::f32);
+    EXPECT_EQ(dry_run.statistics().bytes_in_use, 4032);  // rounded up to 64
+  }
+  const Tensor tensor = Tensor::zeros({1000}, Dtype::f32);
+  for (int64_t i = 0; i < 1000; ++i) ASSERT_EQ(tensor.at(i), 0.0);
+}
+
+TEST(MemoryProblem, IsEmptyWhereThePlanFits) {
+  EXPECT_EQ(memory_problem(recipe_of("mw", 64), int64_t{4} << 30), "");
+}
+
+}  // namespace
+}  // namespace sidewinder

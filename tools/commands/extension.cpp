@@ -1,0 +1,58 @@
+#include "tools/commands/extension.h"
+
+#include <fmt/core.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "kernels/base/log.h"
+#include "tools/assemble.h"
+#include "tools/commands/table.h"
+#include "trainer/context_schedule.h"
+
+namespace sidewinder {
+namespace {
+
+// All contexts that the run will have, and those it validates at.
+std::vector<int64_t> contexts_of(const Recipe& recipe) {
+  std::set<int64_t> contexts = {recipe.extend.from_context, recipe.train.context};
+  for (const StageOptions& stage : recipe.context.stages) contexts.insert(stage.length);
+  contexts.insert(recipe.context.validate_lengths.begin(), recipe.context.validate_lengths.end());
+  return {contexts.lower_bound(recipe.extend.from_context), contexts.end()};
+}
+
+}  // namespace
+
+Extension::Extension(const Recipe& recipe, HybridModel& model)
+    : recipe_(recipe),
+      model_(model),
+      record_(recipe.extend, recipe.run.folder),
+      contexts_(contexts_of(recipe)) {}
+
+void Extension::measure_start() {
+  const Dtype dtype = dtype_of(recipe_.train.precision);
+  const TrainedModel before = load_trained_model(recipe_.init.from);
+  record_.measure(*before.model, dtype, recipe_.data, recipe_.train, "before", 0, contexts_);
+  record_.measure(model_, dtype, recipe_.data, recipe_.train, "untrained", 0, contexts_);
+}
+
+std::optional<std::string> Extension::at_stage_end(int64_t step, int64_t context) {
+  std::vector<int64_t> contexts = contexts_;
+  if (step < recipe_.train.steps) contexts = {recipe_.extend.from_context, context};
+  record_.measure(model_, dtype_of(recipe_.train.precision), recipe_.data, recipe_.train, "trained",
+                  step, contexts);
+  return record_.verdict(step, context);
+}
+
+void Extension::print() const {
+  std::vector<TableRow> rows = {{"", "step", "context", "loss", "far loss", "targets", "far targets"}};
+  for (const ExtensionMeasurement& m : record_.measurements()) {
+    rows.push_back({m.when, std::to_string(m.step), count_text(m.context), fmt::format("{:.4f}", m.loss),
+                    m.far_targets == 0 ? "-" : fmt::format("{:.4f}", m.far_loss),
+                    count_text(m.targets), count_text(m.far_targets)});
+  }
+  fmt::print("\nnats per token; far: predictions from position {} on. {}\n{}",
+             recipe_.extend.from_context, record_.path(), table_text(rows, "lrrrrrr"));
+}
+
+}  // namespace sidewinder

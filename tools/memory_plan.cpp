@@ -1,0 +1,157 @@
+#include "tools/memory_plan.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "kernels/base/check.h"
+#include "kernels/tensor/dry_run.h"
+#include "tools/synthetic_run.h"
+
+namespace sidewinder {
+namespace {
+
+// The program itself, batches made ahead, work space of threads, what a checkpoint writes through.
+constexpr int64_t kBesideTensors = int64_t{192} << 20;
+
+std::optional<int64_t> number_in(const std::string& path) {
+  std::ifstream file(path);
+  int64_t value = 0;
+  if (file >> value) return value;
+  return std::nullopt;  // no such file, or "max"
+}
+
+std::optional<int64_t> number_after(const std::string& path, const std::string& name) {
+  std::ifstream file(path);
+  for (std::string word; file >> word;) {
+    int64_t value = 0;
+    if (word == name && file >> value) return value;
+  }
+  return std::nullopt;
+}
+
+// What a control group leaves, its page cache counted as free.
+std::optional<int64_t> left_in_group(const std::string& folder, const char* limit_file,
+                                     const char* usage_file) {
+  const std::optional<int64_t> limit = number_in(folder + limit_file);
+  if (!limit) return std::nullopt;
+  const int64_t used = number_in(folder + usage_file).value_or(0);
+  const int64_t cached = number_after(folder + "memory.stat", "inactive_file").value_or(0);
+  return std::max<int64_t>(0, *limit - used + cached);
+}
+
+std::string gib(int64_t bytes) {
+  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
+}
+
+struct Change {
+  std::string text;
+  Recipe recipe;
+};
+
+// Ways to need less, the ones that change the least about the run first.
+std::vector<Change> changes_of(const Recipe& recipe) {
+  std::vector<Change> changes;
+  const auto add = [&](std::string text, const std::function<void(Recipe&)>& edit) {
+    changes.push_back({std::move(text), recipe});
+    edit(changes.back().recipe);
+  };
+  const int64_t context = recipe.train.context;
+  const bool several_rows = recipe.train.tokens_per_micro_batch > context;
+  const bool keeps_all = recipe.train.recompute == RecomputeKind::none;
+  const auto one_row = [context](Recipe& r) { r.train.tokens_per_micro_batch = context; };
+  const auto recompute = [](Recipe& r) { r.train.recompute = RecomputeKind::block; };
+  const std::string micro_text = fmt::format("train.tokens_per_micro_batch = {}", context);
+  const std::string recompute_text = "train.recompute = \"block\"";
+  if (several_rows) add(micro_text, one_row);
+  if (keeps_all) add(recompute_text, recompute);
+  if (several_rows && keeps_all) {
+    add(micro_text + " and " + recompute_text, [&](Recipe& r) { one_row(r), recompute(r); });
+  }
+  if (recipe.train.precision == Precision::f32) {
+    add("train.precision = \"bf16\"", [](Recipe& r) { r.train.precision = Precision::bf16; });
+  }
+  if (context % 2 == 0) {
+    add(fmt::format("train.context = {}, one row per micro-batch and {}", context / 2,
+                    recompute_text),
+        [&](Recipe& r) {
+          r.train.context = context / 2;
+          r.train.tokens_per_micro_batch = r.train.context;
+          recompute(r);
+        });
+  }
+  return changes;
+}
+
+}  // namespace
+
+MemoryPlan plan_memory(const Recipe& recipe) {
+  SIDEWINDER_REQUIRE(recipe.train.precision != Precision::f64,
+                     "memory can be planned for f32 and bf16 only; f64 is for checks of small "
+                     "models");
+  MemoryPlan plan;
+  const DryRun dry_run;
+  const auto in_use = [&] { return dry_run.statistics().bytes_in_use; };
+  SyntheticRun run(recipe);
+  run.model().visit([&](const Parameter& parameter) {
+    plan.parameter_bytes += static_cast<int64_t>(parameter.value().bytes());
+  });
+  plan.gradient_bytes = plan.parameter_bytes;
+  plan.moment_bytes = 2 * plan.parameter_bytes;
+  run.zero_gradients();
+  const int64_t before = in_use();
+  // The second micro-batch begins with the packed weights that the first one has made.
+  run.micro_batch();
+  plan.packed_bytes = in_use() - before;
+  if (run.micro_batches() > 1) run.micro_batch();
+  run.update(1);
+  plan.peak_bytes = dry_run.statistics().bytes_peak;
+  plan.step_bytes = plan.peak_bytes - plan.state_bytes() - plan.packed_bytes;
+  plan.resume_bytes = 2 * (plan.parameter_bytes + plan.moment_bytes);
+  return plan;
+}
+
+int64_t available_memory() {
+  int64_t available = std::numeric_limits<int64_t>::max();
+  if (const auto kib = number_after("/proc/meminfo", "MemAvailable:")) available = *kib * 1024;
+  // Version 2 of control groups, then version 1. In a container, its own group is at the root.
+  for (const auto& left : {left_in_group("/sys/fs/cgroup/", "memory.max", "memory.current"),
+                           left_in_group("/sys/fs/cgroup/memory/", "memory.limit_in_bytes",
+                                         "memory.usage_in_bytes")}) {
+    if (left) available = std::min(available, *left);
+  }
+  return available;
+}
+
+std::string memory_problem(const Recipe& recipe, int64_t available) {
+  if (recipe.train.precision == Precision::f64) return "";
+  const MemoryPlan plan = plan_memory(recipe);
+  const auto fits = [available](const MemoryPlan& p) {
+    return std::max(p.peak_bytes, p.resume_bytes) + kBesideTensors <= available;
+  };
+  if (fits(plan)) return "";
+  std::string text = fmt::format(
+      "this run needs {} for tensors ({} of parameters, gradients and optimizer, {} of packed "
+      "weights, {} per micro-batch of {} tokens) and some {} beside them, but {} are available",
+      gib(plan.peak_bytes), gib(plan.state_bytes()), gib(plan.packed_bytes), gib(plan.step_bytes),
+      std::max(recipe.train.context, recipe.train.tokens_per_micro_batch), gib(kBesideTensors),
+      gib(available));
+  bool any_fits = false;
+  for (const Change& change : changes_of(recipe)) {
+    const MemoryPlan changed = plan_memory(change.recipe);
+    any_fits = any_fits || fits(changed);
+    text += fmt::format("\n    {}: {}{}", change.text, gib(changed.peak_bytes),
+                        fits(changed) ? ", fits" : "");
+  }
+  return text + (any_fits ? "\nchange one of these, or pass --allow-too-little-memory to try anyway"
+                          : "\nuse a smaller model or a machine with more memory, or pass "
+                            "--allow-too-little-memory to try anyway");
+}
+
+}  // namespace sidewinder

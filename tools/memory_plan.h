@@ -1,0 +1,36 @@
+#pragma once
+// How much memory a recipe's training takes, found by a dry run of its first step
+// (kernels/tensor/dry_run.h), and whether this machine has it.
+
+#include <cstdint>
+#include <string>
+
+#include "recipes/recipe.h"
+
+namespace sidewinder {
+
+struct MemoryPlan {
+  int64_t parameter_bytes = 0;
+  int64_t gradient_bytes = 0;
+  int64_t moment_bytes = 0;  // of the optimizer
+  int64_t packed_bytes = 0;  // copies of weights as products read them, rotary tables
+  int64_t step_bytes = 0;    // activations kept for the backward pass, their gradients, work space
+  int64_t peak_bytes = 0;    // high-water mark of tensors while training: the sum
+  int64_t resume_bytes = 0;  // the same while a checkpoint is read: it stands beside what it fills
+
+  int64_t state_bytes() const { return parameter_bytes + gradient_bytes + moment_bytes; }
+};
+
+// Rows are full and one document each, the dearest case. Error{user} for f64, whose kernels compute
+// in a dry run.
+MemoryPlan plan_memory(const Recipe& recipe);
+
+// What this process may still take: available memory of the machine, or what its control groups
+// leave if that is less.
+int64_t available_memory();
+
+// Empty if the recipe fits into `available` bytes; otherwise what it needs and which changes would
+// make it fit, each with what it then needs.
+std::string memory_problem(const Recipe& recipe, int64_t available);
+
+}  // namespace sidewinder
