@@ -16,6 +16,7 @@ double product(int64_t a, int64_t b) { return static_cast<double>(a) * static_ca
 PartCost mixer_cost(const std::string& letter, int64_t count, int64_t width,
                     const BlockOptions& options) {
   PartCost part;
+  part.letter = letter;
   part.count = count;
   const auto blocks = static_cast<double>(count);
   if (options.mixer == MixerKind::attention) {

@@ -54,7 +54,8 @@ double logits_flops(int64_t width, int64_t vocabulary);  // per token
 // One kind of part of a model: all its mixers of one letter, all feed-forwards of one letter, or
 // the output layer.
 struct PartCost {
-  std::string name;  // "w: attention, window 512"
+  std::string name;    // "w: attention, window 512"
+  std::string letter;  // of a mixer's blocks, or empty
   int64_t count = 0;
   // Of all `count` together, forward.
   double token_flops = 0;           // matrix products, per token

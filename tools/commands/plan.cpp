@@ -18,6 +18,7 @@
 #include "tools/assemble.h"
 #include "tools/commands/table.h"
 #include "tools/memory_plan.h"
+#include "trainer/context_schedule.h"
 
 namespace sidewinder {
 namespace {
@@ -37,7 +38,8 @@ struct CorpusLengths {
 // not isolated.
 class PieceLengths {
  public:
-  explicit PieceLengths(const Recipe& recipe) : policy_(recipe.data.long_documents) {
+  explicit PieceLengths(const Recipe& recipe)
+      : policy_(recipe.data.long_documents), longest_row_(recipe.train.context) {
     double weights = 0;
     for (const CorpusOptions& options : recipe.data.train) weights += options.weight;
     for (const CorpusOptions& options : recipe.data.train) {
@@ -57,9 +59,18 @@ class PieceLengths {
 
   bool known() const { return !corpora_.empty(); }
 
-  // Visible pairs per token of rows of `row_length`.
-  double pairs_per_token(const AttentionPattern& pattern, int64_t row_length) const {
-    if (!known()) return whole_rows(pattern, row_length);
+  // Visible pairs per token of rows of `row_length`, whose sequences are cut every `fragment`
+  // tokens (0: they are not).
+  double pairs_per_token(const AttentionPattern& pattern, int64_t row_length,
+                         int64_t fragment = 0) const {
+    const auto cut = [&](int64_t length) {
+      if (fragment == 0) return static_cast<double>(pattern.pairs(length));
+      return static_cast<double>(length / fragment) * static_cast<double>(pattern.pairs(fragment)) +
+             static_cast<double>(pattern.pairs(length % fragment));
+    };
+    if (!known()) return cut(row_length) / static_cast<double>(row_length);
+    const bool drops = policy_ == LongDocuments::drop ||
+                       (policy_ == LongDocuments::defer && row_length < longest_row_);
     double result = 0;
     double shares = 0;
     for (const CorpusLengths& corpus : corpora_) {
@@ -68,19 +79,17 @@ class PieceLengths {
       for (const auto& [length, documents] : corpus.documents) {
         const auto count = static_cast<double>(documents);
         const bool is_long = length > row_length;
-        if (is_long && policy_ == LongDocuments::drop) continue;
+        if (is_long && drops) continue;
         const int64_t used = is_long && policy_ == LongDocuments::truncate ? row_length : length;
-        const int64_t rest = used % row_length;
         tokens += count * static_cast<double>(used);
-        pairs += count * (static_cast<double>(used / row_length) *
-                              static_cast<double>(pattern.pairs(row_length)) +
-                          static_cast<double>(pattern.pairs(rest)));
+        pairs += count * (static_cast<double>(used / row_length) * cut(row_length) +
+                          cut(used % row_length));
       }
       if (tokens == 0) continue;
       result += corpus.share * pairs / tokens;
       shares += corpus.share;
     }
-    return shares > 0 ? result / shares : whole_rows(pattern, row_length);
+    return shares > 0 ? result / shares : cut(row_length) / static_cast<double>(row_length);
   }
 
   // Share of the tokens by document length: [2^(i−1), 2^i) slots in bucket i.
@@ -101,11 +110,8 @@ class PieceLengths {
   }
 
  private:
-  static double whole_rows(const AttentionPattern& pattern, int64_t row_length) {
-    return static_cast<double>(pattern.pairs(row_length)) / static_cast<double>(row_length);
-  }
-
   LongDocuments policy_;
+  int64_t longest_row_;
   std::vector<CorpusLengths> corpora_;
 };
 
@@ -117,21 +123,47 @@ struct TokenFlops {
 
   double all() const { return products + pairs + mixing; }
   double of_mfu() const { return products + pairs; }
+  void operator+=(const TokenFlops& other) {
+    products += other.products;
+    pairs += other.pairs;
+    mixing += other.mixing;
+  }
+  void operator*=(double factor) {
+    products *= factor;
+    pairs *= factor;
+    mixing *= factor;
+  }
 };
 
 TokenFlops flops_of(const PartCost& part, double pairs_per_token) {
   return {part.token_flops, part.pair_flops * pairs_per_token, part.mixing_flops};
 }
 
-TokenFlops flops_of(const ModelCost& cost, const PieceLengths& pieces, int64_t row_length) {
+TokenFlops flops_of(const ModelCost& cost, const PieceLengths& pieces, const ContextPlan& plan) {
   TokenFlops sum;
   for (const PartCost& part : cost.parts) {
-    const TokenFlops one = flops_of(part, pieces.pairs_per_token(part.pattern, row_length));
-    sum.products += one.products;
-    sum.pairs += one.pairs;
-    sum.mixing += one.mixing;
+    AttentionPattern pattern = part.pattern;
+    const auto planned = plan.blocks.find(part.letter);
+    if (planned != plan.blocks.end()) pattern.window = planned->second.window;
+    sum += flops_of(part, pieces.pairs_per_token(pattern, plan.rows.row_length, plan.fragment));
   }
   return sum;
+}
+
+// Of the whole run, whose context may grow: mean over its steps.
+TokenFlops flops_of_run(const Recipe& recipe, const ModelCost& cost, const PieceLengths& pieces) {
+  const ContextSchedule schedule(recipe.context, recipe.train, recipe.model);
+  const int64_t steps = std::max<int64_t>(1, recipe.train.steps);
+  TokenFlops mean;
+  for (int64_t step = 0; step < steps;) {
+    const ContextPlan plan = schedule.at(schedule.progress_at(step));
+    const int64_t end = schedule.next_change(step, steps);
+    TokenFlops flops = flops_of(cost, pieces, plan);
+    flops *= static_cast<double>(end - step) / static_cast<double>(steps);
+    mean += flops;
+    step = end;
+  }
+  return mean;
 }
 
 std::string duration_text(double seconds) {
@@ -152,7 +184,10 @@ Recipe with_context(const Recipe& recipe, int64_t length) {
 }
 
 json print_parts(const ModelCost& cost, const PieceLengths& pieces, int64_t context) {
-  const double total = flops_of(cost, pieces, context).all();
+  TokenFlops total;
+  for (const PartCost& part : cost.parts) {
+    total += flops_of(part, pieces.pairs_per_token(part.pattern, context));
+  }
   std::vector<TableRow> rows = {
       {"part", "count", "products", "attention", "conv+scan", "share", "pairs/token"}};
   json result = json::array();
@@ -161,7 +196,7 @@ json print_parts(const ModelCost& cost, const PieceLengths& pieces, int64_t cont
     const TokenFlops flops = flops_of(part, pairs);
     const auto cell = [](double value) { return value == 0 ? "-" : decimal_text(value, 4); };
     rows.push_back({part.name, std::to_string(part.count), cell(flops.products), cell(flops.pairs),
-                    cell(flops.mixing), fmt::format("{:.1f} %", 100 * flops.all() / total),
+                    cell(flops.mixing), fmt::format("{:.1f} %", 100 * flops.all() / total.all()),
                     part.pair_flops > 0 ? fmt::format("{:.1f}", pairs) : ""});
     result.push_back({{"name", part.name},
                       {"count", part.count},
@@ -321,7 +356,7 @@ ExitCode plan(const PlanCommand& command) {
 
   const Dtype dtype = dtype_of(recipe.train.precision);
   const double peak = peak_flops(dtype);
-  const TokenFlops flops = flops_of(cost, pieces, context);
+  const TokenFlops flops = flops_of_run(recipe, cost, pieces);
   const double tokens =
       static_cast<double>(recipe.train.steps) * static_cast<double>(recipe.train.tokens_per_step);
   const double recomputed = recipe.train.recompute == RecomputeKind::block
