@@ -21,6 +21,7 @@
 #include "tools/commands/plan.h"
 #include "tools/commands/recipe.h"
 #include "tools/commands/selftest.h"
+#include "tools/commands/show_rope.h"
 #include "tools/commands/show_schedule.h"
 #include "tools/commands/synthesize.h"
 #include "tools/commands/task_spec.h"
@@ -148,9 +149,20 @@ void add_show_schedule(CLI::App& show, Run& run) {
   command.callback([options, &run] { run = [options] { return show_schedule(*options); }; });
 }
 
+void add_show_rope(CLI::App& show, Run& run) {
+  auto options = std::make_shared<ShowRopeCommand>();
+  CLI::App& command = *show.add_subcommand(
+      "rope", "How the attention blocks of a recipe turn positions, pair by pair");
+  command.add_option("recipe", options->recipe, "recipe file (TOML)")->required();
+  add_sets(command, options->sets);
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return show_rope(*options); }; });
+}
+
 void add_show(CLI::App& app, Run& run) {
   CLI::App& command = *app.add_subcommand("show", "Print what follows from a recipe");
   command.require_subcommand(1);
+  add_show_rope(command, run);
   add_show_schedule(command, run);
 }
 
@@ -185,11 +197,18 @@ void add_plan(CLI::App& app, Run& run) {
   command.callback([options, &run] { run = [options] { return plan(*options); }; });
 }
 
-void add_model_options(CLI::App& command, std::string& precision, std::string& tokenizer) {
+void add_model_options(CLI::App& command, std::string& precision, std::string& tokenizer,
+                       std::vector<std::string>& sets) {
   command.add_option("--precision", precision, "compute in f32, bf16 or f64 (default: the recipe's)");
   command.add_option("--tokenizer", tokenizer,
                      "of a Hugging Face folder that has no tokenizer.model: file, or bytes")
       ->type_name("FILE");
+  command
+      .add_option("--set", sets,
+                  "use the model with another key of its recipe, e.g. --set "
+                  "model.block.f.rope_scaling=dynamic; repeatable")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
 }
 
 void add_eval(CLI::App& app, Run& run) {
@@ -198,7 +217,7 @@ void add_eval(CLI::App& app, Run& run) {
   CLI::App& command = *app.add_subcommand(
       "eval", "Loss, perplexity and bits per byte of a text or shards; scores of retrieval tasks");
   command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
-  add_model_options(command, options->precision, options->tokenizer);
+  add_model_options(command, options->precision, options->tokenizer, options->sets);
   auto* data = command.add_option("--data", options->data, "folder of token shards")->type_name("FOLDER");
   auto* text = command.add_option("--text", options->text, "UTF-8 text file, one document")->type_name("FILE");
   auto* context =
@@ -232,6 +251,7 @@ void add_eval(CLI::App& app, Run& run) {
     run = [options, tasks] {
       if (tasks->tasks.empty()) return eval(*options);
       tasks->model = options->model;
+      tasks->sets = options->sets;
       tasks->json_path = options->json_path;
       return eval_tasks(*tasks);
     };
@@ -242,7 +262,7 @@ void add_generate(CLI::App& app, Run& run) {
   auto options = std::make_shared<GenerateCommand>();
   CLI::App& command = *app.add_subcommand("generate", "Continue a prompt, token by token");
   command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
-  add_model_options(command, options->precision, options->tokenizer);
+  add_model_options(command, options->precision, options->tokenizer, options->sets);
   command.add_option("--prompt", options->prompt, "text to continue");
   command.add_flag("--bos", options->bos, "begin with the tokenizer's BOS, as imported models mostly want");
   command.add_option("--tokens", options->tokens, "how many at most")->capture_default_str();

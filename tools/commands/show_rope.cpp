@@ -1,9 +1,9 @@
 #include "tools/commands/show_rope.h"
 
 #include <fmt/core.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "tools/assemble.h"
 #include "tools/commands/table.h"
@@ -82,12 +82,11 @@ void print_block(const std::string& letter, const Json& block) {
       {"pair", "before", "after", "divided by", "wavelength", "ramp", "rotations"}};
   for (const Json& pair : block["pairs"]) {
     const auto value = [&](const char* key) { return pair[key].get<double>(); };
-    rows.push_back({fmt::format("{}", pair["pair"].get<int64_t>()),
-                    fmt::format("{:.9g}", value("before")), fmt::format("{:.9g}", value("after")),
-                    fmt::format("{:.4f}", value("divided_by")),
-                    fmt::format("{:.1f}", value("wavelength")),
-                    fmt::format("{:.4f}", value("ramp")),
-                    fmt::format("{:.4g}", value("rotations"))});
+    rows.push_back(
+        {fmt::format("{}", pair["pair"].get<int64_t>()), fmt::format("{:.9g}", value("before")),
+         fmt::format("{:.9g}", value("after")), fmt::format("{:.4f}", value("divided_by")),
+         fmt::format("{:.1f}", value("wavelength")), fmt::format("{:.4f}", value("ramp")),
+         fmt::format("{:.4g}", value("rotations"))});
   }
   fmt::print("{}\n", table_text(rows, "rrrrrrr"));
 }
@@ -106,15 +105,18 @@ Json rope_table_json(const Recipe& recipe) {
 ExitCode show_rope(const ShowRopeCommand& command) {
   const Json blocks = rope_table_json(load_recipe(command.recipe, command.sets));
   if (blocks.empty()) {
-    fail_user("{}: no block turns positions; one with mixer = \"attention\" and position = \"rope\" does",
-              command.recipe);
+    fail_user(
+        "{}: no block turns positions; one with mixer = \"attention\" and position = \"rope\" does",
+        command.recipe);
   }
   for (const auto& [letter, block] : blocks.items()) print_block(letter, block);
   fmt::print(
       "Frequencies are angles per token; a wavelength is in tokens, after scaling; ramp 0 keeps a "
-      "pair, 1 divides it by the factor;\nrotations are over the original context, before scaling.\n");
+      "pair, 1 divides it by the factor;\nrotations are over the original context, before "
+      "scaling.\n");
   if (!command.json_path.empty()) {
-    write_text_file(command.json_path, Json{{"recipe", command.recipe}, {"blocks", blocks}}.dump(2));
+    write_text_file(command.json_path,
+                    Json{{"recipe", command.recipe}, {"blocks", blocks}}.dump(2));
   }
   return ExitCode::success;
 }
