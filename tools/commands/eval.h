@@ -17,6 +17,7 @@ struct EvalCommand {
   std::string precision;   // f32, bf16 or f64; empty: the recipe's
   std::string tokenizer;   // of a Hugging Face folder that has none of the usual name
   std::string json_path;
+  std::string report_path;  // HTML page with pictures
 };
 
 // Token-weighted loss, perplexity and bits per byte, in all and by position in the document

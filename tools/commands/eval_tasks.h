@@ -18,6 +18,7 @@ struct EvalTasksCommand {
   bool bos = false;
   std::string trials_path;  // JSONL with every trial, or empty
   std::string json_path;
+  std::string report_path;  // HTML page with pictures
 };
 
 // Asks the model tasks of data/tasks and prints scores by length and depth. The JSON:
