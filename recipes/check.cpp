@@ -413,6 +413,38 @@ void check_checkpoints(const CheckpointOptions& options, Checker& check) {
   }
 }
 
+// Rotary angles that the model has never seen make its scores noise (Chen et al. 2023,
+// arXiv:2306.15595).
+void check_unscaled(const Recipe& recipe, Checker& check) {
+  const int64_t from = recipe.extend.from_context;
+  if (from == 0 || recipe.extend.allow_unscaled || !check.sound("train.context")) return;
+  for (const auto& [letter, block] : recipe.model.blocks) {
+    const std::string path = "model.block." + letter;
+    if (!check.sound(path + ".mixer", path + ".position", path + ".rope_scaling", path + ".window",
+                     "context.stage")) {
+      continue;
+    }
+    const bool turns =
+        block.mixer == MixerKind::attention && block.position == PositionKind::rope;
+    const int64_t reach = visible_reach(block.window, recipe.train.context);
+    bool changes_base = false;
+    for (const StageOptions& stage : recipe.context.stages) {
+      const auto set = stage.blocks.find(letter);
+      changes_base = changes_base || (set != stage.blocks.end() && set->second.rope_base > 0);
+    }
+    if (!turns || reach <= from || changes_base) continue;
+    if (block.rope_scaling != RopeScalingKind::none) continue;
+    check.report(
+        {path + ".rope_scaling", "extend.from_context", "train.context"},
+        fmt::format("\"none\", but queries see {} tokens, more than extend.from_context, {}", reach,
+                    from),
+        fmt::format("set rope_scaling, as in \"yarn\" with rope_factor = {} and "
+                    "rope_original_context = {}, or rope_base in the stages; to do without, "
+                    "extend.allow_unscaled = true",
+                    toml_number(static_cast<double>(reach) / static_cast<double>(from)), from));
+  }
+}
+
 void check_extension(const Recipe& recipe, Checker& check) {
   const std::string from_key = "extend.from_context";
   const int64_t from = recipe.extend.from_context;
@@ -445,6 +477,7 @@ void check_recipe(Recipe& recipe, const Node& tree, Problems& problems) {
   check_learning_rate(recipe, check);
   check_checkpoints(recipe.checkpoint, check);
   check_extension(recipe, check);
+  check_unscaled(recipe, check);
 }
 
 }  // namespace sidewinder

@@ -67,7 +67,9 @@ std::string reason_against_llama(const BlockOptions& block) {
   if (block.mixer != MixerKind::attention) return "its mixer is not attention";
   if (block.feed_forward != FeedForwardKind::swiglu) return "it has no feed-forward";
   if (block.qk_norm) return "qk_norm is on";
-  if (!block.rope) return "rope is off";
+  if (block.position != PositionKind::rope) return "its positions are not rotary";
+  if (block.rope_layout != RopeLayout::half_split) return "rope_layout is not half_split";
+  if (block.rope_scaling != RopeScalingKind::none) return "rope_scaling is set";
   if (block.rotary_share != 1.0) return "rotary_share is not 1";
   return {};
 }

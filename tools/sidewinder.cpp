@@ -23,6 +23,7 @@
 #include "tools/commands/plot.h"
 #include "tools/commands/recipe.h"
 #include "tools/commands/selftest.h"
+#include "tools/commands/show_schedule.h"
 #include "tools/commands/synthesize.h"
 #include "tools/commands/task_spec.h"
 #include "tools/commands/tokenize.h"
@@ -66,6 +67,9 @@ void add_tokenize(CLI::App& app, Run& run) {
                      "after each document: none, model or an id (default: model; none for bytes)");
   command.add_option("--hold-out", options->hold_out,
                      "share of documents kept for validation, by hash of their name; 0: none")
+      ->capture_default_str();
+  command.add_option("--join-bytes", options->join_bytes,
+                     "join short texts, with BOS and EOS around each, to documents of this size; 0: not")
       ->capture_default_str();
   command.add_option("--shard-tokens", options->shard_tokens, "tokens after which a shard is finished")
       ->capture_default_str();
@@ -134,9 +138,28 @@ void add_recipe(CLI::App& app, Run& run) {
   docs.callback([=, &run] { run = [=] { return code(recipe_docs(options->output)); }; });
 }
 
-void add_train(CLI::App& app, Run& run) {
+void add_show_schedule(CLI::App& show, Run& run) {
+  auto options = std::make_shared<ShowScheduleCommand>();
+  CLI::App& command =
+      *show.add_subcommand("schedule", "How the context of a recipe grows: lengths, rows, windows");
+  command.add_option("recipe", options->recipe, "recipe file (TOML)")->required();
+  add_sets(command, options->sets);
+  command.add_option("--rows", options->rows, "rows of the table, at most; 0: all")
+      ->capture_default_str();
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return show_schedule(*options); }; });
+}
+
+void add_show(CLI::App& app, Run& run) {
+  CLI::App& command = *app.add_subcommand("show", "Print what follows from a recipe");
+  command.require_subcommand(1);
+  add_show_schedule(command, run);
+}
+
+void add_training(CLI::App& app, Run& run, const std::string& name, const std::string& help) {
   auto options = std::make_shared<TrainCommand>();
-  CLI::App& command = *app.add_subcommand("train", "Train a model from a recipe, or continue its run");
+  options->needs_extension = name == "extend";
+  CLI::App& command = *app.add_subcommand(name, help);
   command.add_option("recipe", options->recipe, "recipe file (TOML)")->required();
   add_sets(command, options->sets);
   command.add_flag("--fresh", options->fresh, "start anew in a folder beside a run that has checkpoints");
@@ -361,7 +384,9 @@ ExitCode run_program(int argc, char** argv) {
              "80 no progress, 81 stale attempt. `sidewinder COMMAND --help` lists a command's options.");
   Run run;
   add_tokenize(app, run);
-  add_train(app, run);
+  add_training(app, run, "train", "Train a model from a recipe, or continue its run");
+  add_training(app, run, "extend",
+               "Extend the context of a trained model by a recipe with [extend], measured at every stage");
   add_plan(app, run);
   add_eval(app, run);
   add_plot(app, run);
@@ -369,6 +394,7 @@ ExitCode run_program(int argc, char** argv) {
   add_convert(app, run);
   add_inspect(app, run);
   add_recipe(app, run);
+  add_show(app, run);
   add_bench(app, run);
   add_selftest(app, run);
   add_doctor(app, run);

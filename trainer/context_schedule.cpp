@@ -122,22 +122,31 @@ class ProblemFinder {
                     below, above));
   }
 
-  // Whether the blocks of `letter` have a window that may be set.
-  bool check_letter(const std::string& key, const std::string& letter) {
+  // The blocks of `letter`, if there are any and they have attention.
+  const BlockOptions* attention_of(const std::string& key, const std::string& letter) {
     const auto block = model_.blocks.find(letter);
     if (block == model_.blocks.end()) {
       std::string known;
       for (const auto& [name, unused] : model_.blocks) known += (known.empty() ? "" : ", ") + name;
       add({key, "model.layers"}, fmt::format("there is no block \"{}\"", letter),
           "use one of the letters of model.layers: " + known);
-      return false;
+      return nullptr;
     }
-    if (block->second.window == 0) {
-      add({key, "model.block." + letter}, fmt::format("the blocks \"{}\" have no window", letter),
-          fmt::format("remove the table, or give model.block.{} a window", letter));
-      return false;
+    if (block->second.mixer != MixerKind::attention) {
+      add({key, "model.block." + letter},
+          fmt::format("the blocks \"{}\" have no attention", letter), "remove the table");
+      return nullptr;
     }
-    return true;
+    return &block->second;
+  }
+
+  bool check_has_window(const std::string& key, const std::string& letter,
+                        const BlockOptions& block) {
+    if (block.window > 0) return true;
+    add({key, "model.block." + letter + ".pattern"},
+        fmt::format("the blocks \"{}\" have no window", letter),
+        fmt::format("remove it, or give model.block.{} a window", letter));
+    return false;
   }
 
   void check_stages() {
@@ -151,17 +160,58 @@ class ProblemFinder {
                       train_.context),
           "a schedule ends at train.context: make them equal");
     }
-    for (const auto& [letter, block] : stages[last].blocks) {
-      const auto found = model_.blocks.find(letter);
-      if (found == model_.blocks.end() || found->second.window == 0) continue;
-      if (block.window != 0 && block.window != found->second.window) {
-        add({stage_key(last, "block." + letter + ".window"), "model.block." + letter + ".window"},
-            fmt::format("the last stage has {}, but model.block.{}.window is {}", block.window,
-                        letter, found->second.window),
-            "a schedule ends at the model's windows: make them equal");
+    std::set<std::string> letters;
+    for (size_t i = 0; i < stages.size(); ++i) {
+      for (const auto& [letter, block] : stages[i].blocks) {
+        if (check_stage_block(i, letter, block)) letters.insert(letter);
       }
     }
-    check_windows_grow();
+    for (const std::string& letter : letters) check_blocks_grow(letter);
+  }
+
+  // Whether what the stage sets of these blocks can be set at all.
+  bool check_stage_block(size_t i, const std::string& letter, const StageBlockOptions& set) {
+    const std::string path = stage_key(i, "block." + letter);
+    const BlockOptions* const block = attention_of(path, letter);
+    if (block == nullptr) return false;
+    if (set.window > 0 && !check_has_window(path + ".window", letter, *block)) return false;
+    const std::string rope_path = "model.block." + letter;
+    if ((set.rope_base > 0 || set.rope_factor > 0) && block->position != PositionKind::rope) {
+      add({path + (set.rope_base > 0 ? ".rope_base" : ".rope_factor"), rope_path + ".position"},
+          fmt::format("the blocks \"{}\" have no rotary positions", letter),
+          "remove it, or set their position = \"rope\"");
+      return false;
+    }
+    if (set.rope_factor > 0 && block->rope_scaling == RopeScalingKind::none) {
+      add({path + ".rope_factor", rope_path + ".rope_scaling"},
+          fmt::format("the blocks \"{}\" have no rope_scaling", letter),
+          fmt::format("set model.block.{}.rope_scaling, or change rope_base", letter));
+      return false;
+    }
+    if (set.rope_factor > 0) check_factor(i, letter, set, *block);
+    return true;
+  }
+
+  // As for the model as a whole: the factor leads from the original context to what is seen.
+  void check_factor(size_t i, const std::string& letter, const StageBlockOptions& set,
+                    const BlockOptions& block) {
+    if (block.rope_allow_mismatch || block.rope_scaling == RopeScalingKind::llama3) return;
+    const std::string path = "model.block." + letter;
+    const int64_t original = block.rope_original_context;
+    const int64_t window = set.window > 0 ? set.window : block.window;
+    const int64_t reach = visible_reach(window, options_.stages[i].length);
+    if (original < 1) return;
+    const double wanted = std::max(1.0, static_cast<double>(reach) / static_cast<double>(original));
+    const double missing = (wanted - set.rope_factor) * static_cast<double>(original);
+    const bool is_ntk = block.rope_scaling == RopeScalingKind::ntk;
+    if (is_ntk ? missing < 0.5 : std::abs(missing) < 0.5) return;
+    add({stage_key(i, "block." + letter + ".rope_factor"), path + ".rope_original_context",
+         stage_key(i, "length"), path + ".rope_allow_mismatch"},
+        fmt::format("{} does not lead from rope_original_context, {}, to the {} tokens seen in the "
+                    "stage",
+                    set.rope_factor, original, reach),
+        fmt::format("use {}{}, or set {}.rope_allow_mismatch = true", is_ntk ? "at least " : "",
+                    wanted, path));
   }
 
   void check_stage(size_t i) {
@@ -197,8 +247,6 @@ class ProblemFinder {
     }
     check_length(length, stage.length);
     if (stage.length >= 1) check_divides(length, stage.length);
-    for (const auto& [letter, block] : stage.blocks)
-      check_letter(stage_key(i, "block." + letter), letter);
   }
 
   void check_rewarm(size_t i, int64_t first_step) {
@@ -215,28 +263,39 @@ class ProblemFinder {
     }
   }
 
-  void check_windows_grow() {
-    std::set<std::string> letters;
-    for (const StageOptions& stage : options_.stages) {
-      for (const auto& [letter, block] : stage.blocks) letters.insert(letter);
-    }
-    for (const std::string& letter : letters) {
-      const auto block = model_.blocks.find(letter);
-      if (block == model_.blocks.end() || block->second.window == 0) continue;
-      int64_t before = 0;
-      for (size_t i = 0; i < options_.stages.size(); ++i) {
-        const auto set = options_.stages[i].blocks.find(letter);
-        const bool is_set = set != options_.stages[i].blocks.end() && set->second.window != 0;
-        const int64_t window = is_set ? set->second.window : block->second.window;
-        if (window < before) {
-          add({stage_key(i, "block." + letter + ".window"), stage_key(i - 1, "block." + letter)},
-              fmt::format(
-                  "{} is smaller than in the stage before, {}{}", window, before,
-                  before == block->second.window ? " (the model's, where none is set)" : ""),
-              "a window may only grow");
-        }
-        before = window;
+  // Windows, bases and factors only grow, and end at the model's.
+  void check_blocks_grow(const std::string& letter) {
+    const BlockOptions& block = model_.blocks.at(letter);
+    check_grows(letter, "window", static_cast<double>(block.window),
+                [](const StageBlockOptions& set) { return static_cast<double>(set.window); });
+    check_grows(letter, "rope_base", block.rope_base,
+                [](const StageBlockOptions& set) { return set.rope_base; });
+    check_grows(letter, "rope_factor", block.rope_factor,
+                [](const StageBlockOptions& set) { return set.rope_factor; });
+  }
+
+  template <typename Get>
+  void check_grows(const std::string& letter, const std::string& name, double of_model,
+                   const Get& get) {
+    double before = 0;
+    for (size_t i = 0; i < options_.stages.size(); ++i) {
+      const auto set = options_.stages[i].blocks.find(letter);
+      const bool is_set = set != options_.stages[i].blocks.end() && get(set->second) > 0;
+      const double value = is_set ? get(set->second) : of_model;
+      const std::string key = stage_key(i, "block." + letter + "." + name);
+      if (value < before) {
+        add({key, stage_key(i - 1, "block." + letter)},
+            fmt::format("{} is smaller than in the stage before, {}{}", value, before,
+                        before == of_model ? " (the model's, where none is set)" : ""),
+            "it may only grow");
       }
+      const std::string model_key = "model.block." + letter + "." + name;
+      if (i + 1 == options_.stages.size() && value != of_model) {
+        add({key, model_key},
+            fmt::format("the last stage has {}, but {} is {}", value, model_key, of_model),
+            "a schedule ends at what the model has: make them equal");
+      }
+      before = value;
     }
   }
 
@@ -260,8 +319,9 @@ class ProblemFinder {
     check_curve_divides();
     for (const auto& [letter, block] : options_.blocks) {
       const std::string key = "context.block." + letter;
-      if (!check_letter(key, letter)) continue;
-      const int64_t window = model_.blocks.at(letter).window;
+      const BlockOptions* const of_model = attention_of(key, letter);
+      if (of_model == nullptr || !check_has_window(key, letter, *of_model)) continue;
+      const int64_t window = of_model->window;
       if (block.first_window > window) {
         add({key + ".first_window", "model.block." + letter + ".window"},
             fmt::format("{} is more than model.block.{}.window, {}", block.first_window, letter,
@@ -341,9 +401,7 @@ ContextSchedule::ContextSchedule(const ContextOptions& options, const TrainOptio
   for (const ContextProblem& problem : context_problems(options, train, model)) {
     fail_user("{}: {}; {}", problem.keys.front(), problem.what, problem.advice);
   }
-  const auto add = [&](const std::string& letter) {
-    windows_[letter] = model.blocks.at(letter).window;
-  };
+  const auto add = [&](const std::string& letter) { blocks_[letter] = model.blocks.at(letter); };
   for (const auto& [letter, block] : options.blocks) add(letter);
   for (const StageOptions& stage : options.stages) {
     for (const auto& [letter, block] : stage.blocks) add(letter);
@@ -366,6 +424,25 @@ size_t ContextSchedule::stage_at(const Progress& progress) const {
   return stage;
 }
 
+BlockPlan ContextSchedule::stage_block(size_t stage, const std::string& letter) const {
+  const BlockOptions& model = blocks_.at(letter);
+  BlockPlan plan;
+  plan.window = model.window;
+  // What any stage sets has a value in every stage.
+  for (const StageOptions& any : options_.stages) {
+    const auto set = any.blocks.find(letter);
+    if (set == any.blocks.end()) continue;
+    if (set->second.rope_base > 0) plan.rope_base = model.rope_base;
+    if (set->second.rope_factor > 0) plan.rope_factor = model.rope_factor;
+  }
+  const auto set = options_.stages[stage].blocks.find(letter);
+  if (set == options_.stages[stage].blocks.end()) return plan;
+  if (set->second.window > 0) plan.window = set->second.window;
+  if (set->second.rope_base > 0) plan.rope_base = set->second.rope_base;
+  if (set->second.rope_factor > 0) plan.rope_factor = set->second.rope_factor;
+  return plan;
+}
+
 ContextPlan ContextSchedule::at(const Progress& progress) const {
   const int64_t t = time(progress);
   ContextPlan plan;
@@ -380,16 +457,13 @@ ContextPlan ContextSchedule::at(const Progress& progress) const {
   if (options_.curve == ContextCurve::stages) {
     const size_t stage = stage_at(progress);
     plan.stage = static_cast<int64_t>(stage);
-    for (const auto& [letter, model_window] : windows_) {
-      const auto set = options_.stages[stage].blocks.find(letter);
-      const bool is_set = set != options_.stages[stage].blocks.end() && set->second.window != 0;
-      plan.blocks[letter].window = is_set ? set->second.window : model_window;
-    }
+    for (const auto& [letter, block] : blocks_) plan.blocks[letter] = stage_block(stage, letter);
   }
   if (is_curve(options_.curve)) {
     int64_t growth = plan.length / options_.first;
-    for (const auto& [letter, last] : windows_) {
+    for (const auto& [letter, block] : blocks_) {
       const int64_t first = options_.blocks.at(letter).first_window;
+      const int64_t last = block.window;
       const int64_t window = curve_length(options_.curve, first, last, t, options_.ramp);
       plan.blocks[letter].window =
           t >= options_.ramp ? last
@@ -434,8 +508,12 @@ int64_t ContextSchedule::rows_at_once(int64_t row_length) const {
 
 void apply(const ContextPlan& plan, HybridModel& model) {
   for (const auto& [letter, block] : plan.blocks) {
-    BlockContext context = model.block_context(letter.front());
+    // From the model's options, never from what it has at present: scaling does not compound.
+    BlockContext context;
     context.window = block.window;
+    context.rope = rope_options(model.options().blocks.at(letter));
+    if (block.rope_base > 0) context.rope.base = block.rope_base;
+    if (block.rope_factor > 0) context.rope.scaling.factor = block.rope_factor;
     model.set_block_context(letter.front(), context);
   }
 }
@@ -444,7 +522,11 @@ std::string text_of(const ContextPlan& plan) {
   std::string text =
       fmt::format("context {}, {} rows of {}", plan.length, plan.rows.rows, plan.rows.row_length);
   for (const auto& [letter, block] : plan.blocks) {
-    text += fmt::format(", window of {} {}", letter, block.window);
+    if (block.window > 0) text += fmt::format(", window of {} {}", letter, block.window);
+    if (block.rope_base > 0) text += fmt::format(", rope base of {} {}", letter, block.rope_base);
+    if (block.rope_factor > 0) {
+      text += fmt::format(", rope factor of {} {}", letter, block.rope_factor);
+    }
   }
   return text;
 }

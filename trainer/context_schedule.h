@@ -34,7 +34,9 @@ int64_t curve_length(ContextCurve curve, int64_t first, int64_t last, int64_t t,
 
 // What the schedule sets for all blocks of a letter.
 struct BlockPlan {
-  int64_t window = 0;  // tokens that a query sees, itself included; 0: all
+  int64_t window = 0;      // tokens that a query sees, itself included; 0: all
+  double rope_base = 0;    // 0: no stage sets it
+  double rope_factor = 0;  // of the block's scaling, in total; 0: no stage sets it
   bool operator==(const BlockPlan&) const = default;
 };
 
@@ -47,7 +49,7 @@ struct ContextPlan {
   RowPlan rows;
   int64_t fragment = 0;                     // 0: sequences are not cut
   bool cut_states = false;                  // convolution and scan start anew at fragments
-  std::map<std::string, BlockPlan> blocks;  // letters whose window the schedule sets
+  std::map<std::string, BlockPlan> blocks;  // of the letters that the schedule names
   bool operator==(const ContextPlan&) const = default;
 };
 
@@ -81,13 +83,14 @@ class ContextSchedule {
  private:
   int64_t time(const Progress& progress) const;
   size_t stage_at(const Progress& progress) const;
+  BlockPlan stage_block(size_t stage, const std::string& letter) const;
 
   ContextOptions options_;
   TrainOptions train_;
-  std::map<std::string, int64_t> windows_;  // of the model, by letter
+  std::map<std::string, BlockOptions> blocks_;  // of the model, by the letters that are scheduled
 };
 
-// Sets the windows of the plan in the model.
+// Sets windows and rotary positions of the plan in the model.
 void apply(const ContextPlan& plan, HybridModel& model);
 
 // "context 512, 32 rows of 512, window of w 128"

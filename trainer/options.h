@@ -54,9 +54,11 @@ struct LearningRateOptions {
   int64_t decay_steps = 0;      // wsd: steps of the final decay
 };
 
-// What a stage sets for all blocks of a letter.
+// What a stage sets for all blocks of a letter; 0: as the model has it.
 struct StageBlockOptions {
-  int64_t window = 0;  // 0: that of the stage before, at first the model's
+  int64_t window = 0;
+  double rope_base = 0;
+  double rope_factor = 0;  // in total, from the original context
 };
 
 struct StageOptions {
@@ -93,6 +95,7 @@ struct ExtendOptions {
   int64_t from_context = 0;       // context that the model was trained at; 0: this is no extension
   double max_regression = 0.05;   // nats per token that the loss at from_context may rise
   double min_gain = 0.0;          // nats per token that the loss beyond it must fall by
+  bool allow_unscaled = false;    // rotary positions beyond from_context without a change
 };
 
 struct InitOptions {

@@ -373,7 +373,13 @@ void Trainer::log(const StepReport& report, ProgressReporter& progress) {
   metrics.push_back({"train/context", static_cast<double>(report.context.length)});
   metrics.push_back({"train/row_length", static_cast<double>(report.context.rows.row_length)});
   for (const auto& [letter, block] : report.context.blocks) {
-    metrics.push_back({"train/window/" + letter, static_cast<double>(block.window)});
+    if (block.window > 0) {
+      metrics.push_back({"train/window/" + letter, static_cast<double>(block.window)});
+    }
+    if (block.rope_base > 0) metrics.push_back({"train/rope_base/" + letter, block.rope_base});
+    if (block.rope_factor > 0) {
+      metrics.push_back({"train/rope_factor/" + letter, block.rope_factor});
+    }
   }
   const std::vector<PositionLosses::Bucket>& buckets = report.by_position.buckets();
   for (size_t i = 0; i < buckets.size() && !report.skipped; ++i) {

@@ -4,7 +4,7 @@
 // Everything is laid out relative to a document: tiles of queries, blocks of keys and work items
 // begin where it begins. So a token's bits do not depend on what else is in the batch.
 
-#include "kernels/cpu/isa/attention.h"
+#include "kernels/ops/attention.h"
 
 #include <algorithm>
 #include <cmath>
@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "kernels/base/thread_pool.h"
-#include "kernels/ops/attention.h"
+#include "kernels/cpu/attention_tiles.h"
 #include "kernels/reference/attention.h"
 
 namespace sidewinder {
@@ -34,28 +34,6 @@ constexpr float kLn2 = 0.69314718055994530942F;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-// ---- Documents
-
-struct Document {
-  int64_t first_token;
-  int64_t tokens;
-  int64_t first_key;  // keys of this document are counted from here
-  int64_t past;       // keys before the one of the first token; negative if that one is not visible
-  int64_t keys() const { return std::max<int64_t>(0, past + tokens); }
-};
-
-std::vector<Document> documents_of(const SequenceLayout& layout) {
-  std::vector<Document> documents;
-  const std::vector<int32_t>& starts = layout.document_starts;
-  for (size_t i = 0; i < starts.size(); ++i) {
-    const int64_t begin = starts[i];
-    const int64_t end = i + 1 < starts.size() ? starts[i + 1] : layout.tokens();
-    const int64_t first_key = layout.first_key.data<int32_t>()[begin];
-    documents.push_back({begin, end - begin, first_key, layout.key_of(begin) - first_key});
-  }
-  return documents;
-}
-
 // ---- Tensors as rows of one key/value head and of its query heads
 
 struct Heads {
@@ -64,35 +42,35 @@ struct Heads {
 };
 
 template <typename T>
-HeadRows rows_from(const Tensor& tensor, int64_t token, const Heads& heads, int64_t heads_in_row,
-                   int64_t width) {
+HeadRows rows_from(const Tensor& tensor, int64_t token, int64_t step, const Heads& heads,
+                   int64_t heads_in_row, int64_t width) {
   const int64_t offset = token * tensor.row_stride() + heads.kv_head * heads_in_row * width;
-  return {tensor.data<T>() + offset, tensor.row_stride(), heads_in_row, width};
+  return {tensor.data<T>() + offset, step * tensor.row_stride(), heads_in_row, width};
 }
-HeadRows rows_of(const Tensor& tensor, int64_t token, const Heads& heads, int64_t heads_in_row,
-                 int64_t width) {
+HeadRows rows_of(const Tensor& tensor, int64_t token, int64_t step, const Heads& heads,
+                 int64_t heads_in_row, int64_t width) {
   return tensor.dtype() == Dtype::bf16
-             ? rows_from<Bf16>(tensor, token, heads, heads_in_row, width)
-             : rows_from<float>(tensor, token, heads, heads_in_row, width);
+             ? rows_from<Bf16>(tensor, token, step, heads, heads_in_row, width)
+             : rows_from<float>(tensor, token, step, heads, heads_in_row, width);
 }
 // Rows of q, out, dout, dq: lanes of the tiles.
 HeadRows query_rows(const Tensor& tensor, const Document& document, const Heads& heads) {
-  return rows_of(tensor, document.first_token, heads, heads.group, tensor.size(2));
+  return rows_of(tensor, document.first_token, document.step, heads, heads.group, tensor.size(2));
 }
 HeadRows statistic_rows(const Tensor& tensor, const Document& document, const Heads& heads) {
-  return rows_of(tensor, document.first_token, heads, heads.group, 1);
+  return rows_of(tensor, document.first_token, document.step, heads, heads.group, 1);
 }
 // Rows of k, v, dk, dv.
 HeadRows key_rows(const Tensor& tensor, const Document& document, const Heads& heads) {
-  return rows_of(tensor, document.first_key, heads, 1, tensor.size(2));
+  return rows_of(tensor, document.first_key, document.step, heads, 1, tensor.size(2));
 }
 
 // Slopes of the bias in base 2 for lanes of a tile.
-void lane_slopes(const Tensor& slopes, const Heads& heads, int64_t first_lane, int64_t lanes,
-                 float* result) {
+void lane_slopes(const Tensor& slopes, const Document& document, const Heads& heads,
+                 int64_t first_lane, int64_t lanes, float* result) {
   for (int64_t i = 0; i < lanes; ++i) {
     const int64_t head = heads.kv_head * heads.group + (first_lane + i) % heads.group;
-    result[i] = kLog2E * slopes.data<float>()[head];
+    result[i] = kLog2E * slopes.data<float>()[head] * static_cast<float>(document.step);
   }
 }
 
@@ -122,6 +100,37 @@ class Workspace {
   int64_t used_ = 0;
 };
 
+// ---- Far keys of a tile
+
+// Copies rows that lie apart side by side.
+class GatheredRows {
+ public:
+  HeadRows of(const HeadRows& rows, size_t element_size, const int32_t* positions, int64_t count) {
+    const size_t row_size = element_size * static_cast<size_t>(rows.width);
+    bytes_.resize(row_size * static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) {
+      std::memcpy(bytes_.data() + row_size * static_cast<size_t>(i),
+                  static_cast<const char*>(rows.data) +
+                      static_cast<int64_t>(element_size) * rows.token_stride * positions[i],
+                  row_size);
+    }
+    return {bytes_.data(), rows.width, 1, rows.width};
+  }
+
+ private:
+  std::vector<char> bytes_;
+};
+
+// What a tile sees of a piece of its keys, where a range does not tell it.
+struct Visibility {
+  std::vector<uint32_t> bits;
+  std::vector<int32_t> positions;
+  void reserve(int64_t keys) {
+    bits.resize(static_cast<size_t>(keys * kMaxTileVectors));
+    positions.resize(static_cast<size_t>(keys + 1));
+  }
+};
+
 // ---- Sizes that all items of a call share
 
 struct Sizes {
@@ -131,8 +140,11 @@ struct Sizes {
   int64_t width, value_width;
   int64_t width_stride, value_stride;  // padded to whole vectors
   int64_t steps, value_steps;          // words of a packed row
+  AttentionPattern pattern;            // within a document as documents_of cuts them
 
-  Sizes(const Tensor& q, const Tensor& v)
+  template <typename Args>
+  explicit Sizes(const Args& args) : Sizes(args.q, args.v, args.pattern) {}
+  Sizes(const Tensor& q, const Tensor& v, const AttentionPattern& whole)
       : isa(attention_kernels_for_isa()),
         functions(q.dtype() == Dtype::bf16 ? isa.bf16 : isa.f32),
         pair(functions.pair),
@@ -141,7 +153,15 @@ struct Sizes {
         width_stride(round_up(width, isa.vector_lanes)),
         value_stride(round_up(value_width, isa.vector_lanes)),
         steps((width + pair - 1) / pair),
-        value_steps((value_width + pair - 1) / pair) {}
+        value_steps((value_width + pair - 1) / pair),
+        pattern(pattern_within(whole)) {}
+
+  QueryTiles forward_tiles(const Document& document, int64_t group) const {
+    return {document, pattern, group, isa.forward_lanes, isa.vector_lanes};
+  }
+  QueryTiles backward_tiles(const Document& document, int64_t group) const {
+    return {document, pattern, group, isa.backward_lanes, isa.vector_lanes};
+  }
 };
 
 // Keys that are packed at once, so that they stay in the cache while all queries go over them.
@@ -151,101 +171,6 @@ int64_t keys_per_block(int64_t words, int64_t words_per_key) {
 // Distance of two steps of transposed keys: not a multiple of the page, which would map them all to
 // one set of the cache.
 int64_t transposed_stride(int64_t keys) { return round_up(keys, 16) + 16; }
-
-// ---- Tiles
-
-// Lanes first_lane … first_lane + lanes − 1 of a document, key indices relative to the document.
-TileKeys visible_keys(const Document& document, AttentionPattern pattern, int64_t group,
-                      int64_t first_lane, int64_t lanes, int64_t vector_lanes) {
-  constexpr int32_t kLowest = std::numeric_limits<int32_t>::min();
-  constexpr int32_t kHighest = std::numeric_limits<int32_t>::max();
-  TileKeys visible;
-  visible.vectors = (lanes + vector_lanes - 1) / vector_lanes;
-  for (int64_t v = 0; v < visible.vectors; ++v) {
-    KeyRange any = {kHighest, 0};
-    KeyRange all = {0, kHighest};
-    for (int64_t lane = v * vector_lanes; lane < (v + 1) * vector_lanes; ++lane) {
-      if (lane >= lanes) {
-        visible.first[lane] = kLowest;
-        visible.last[lane] = kHighest;
-        continue;
-      }
-      const int64_t self = document.past + (first_lane + lane) / group;
-      const auto first = static_cast<int32_t>(pattern.first_visible(0, self));
-      const auto last = static_cast<int32_t>(self);
-      visible.first[lane] = first;
-      visible.last[lane] = last;
-      all = {std::max(all.begin, first), std::min(all.end, last + 1)};
-      if (first <= last) any = {std::min(any.begin, first), std::max(any.end, last + 1)};
-    }
-    if (any.begin > any.end) any = {0, 0};
-    visible.any[v] = any;
-    visible.all[v] = all;
-  }
-  return visible;
-}
-
-KeyRange intersection(KeyRange a, KeyRange b) {
-  const int32_t begin = std::max(a.begin, b.begin);
-  return {begin, std::max(begin, std::min(a.end, b.end))};
-}
-bool is_empty(KeyRange range) { return range.begin >= range.end; }
-
-struct TileRange {
-  int64_t begin, end;
-};
-
-// The queries of one document and key/value head, cut into tiles of lanes.
-class QueryTiles {
- public:
-  QueryTiles(const Document& document, AttentionPattern pattern, int64_t group, int64_t tile_lanes)
-      : document_(document),
-        pattern_(pattern),
-        group_(group),
-        tile_lanes_(tile_lanes),
-        lanes_(document.tokens * group) {}
-
-  int64_t count() const { return (lanes_ + tile_lanes_ - 1) / tile_lanes_; }
-  int64_t first_lane(int64_t tile) const { return tile * tile_lanes_; }
-  int64_t lanes(int64_t tile) const { return std::min(tile_lanes_, lanes_ - first_lane(tile)); }
-
-  // Keys that a tile has to visit, relative to the document; even bounds.
-  KeyRange span(int64_t tile) const {
-    const int64_t first = first_lane(tile);
-    const AttentionPattern::Span span = pattern_.key_span(
-        document_.past + first / group_, document_.past + (first + lanes(tile) - 1) / group_);
-    const auto begin = static_cast<int32_t>(span.begin & ~int64_t{1});
-    const auto end = static_cast<int32_t>(round_up(std::max<int64_t>(0, span.end), 2));
-    return {std::min(begin, end), end};
-  }
-
-  // The tiles that visit some key of `keys`. Bounds of spans grow with the tile.
-  TileRange seeing(KeyRange keys) const {
-    const auto first_where = [&](auto&& holds) {
-      int64_t low = 0;
-      int64_t high = count();
-      while (low < high) {
-        const int64_t middle = (low + high) / 2;
-        if (holds(span(middle))) {
-          high = middle;
-        } else {
-          low = middle + 1;
-        }
-      }
-      return low;
-    };
-    const int64_t begin = first_where([&](KeyRange span) { return span.end > keys.begin; });
-    const int64_t end = first_where([&](KeyRange span) { return span.begin >= keys.end; });
-    return {begin, std::max(begin, end)};
-  }
-
- private:
-  const Document& document_;
-  AttentionPattern pattern_;
-  int64_t group_;
-  int64_t tile_lanes_;
-  int64_t lanes_;
-};
 
 // So that the threads end together. Each item has its own results: the order changes no bits.
 template <typename Item>
@@ -271,6 +196,7 @@ class Forward {
         item_(item),
         document_(*item.document),
         tile_lanes_(sizes.isa.forward_lanes),
+        query_tiles_(sizes.forward_tiles(document_, item.heads.group)),
         block_(std::min(
             keys_per_block(kForwardBlockWords, sizes.steps + sizes.value_stride / sizes.pair),
             round_up(document_.keys(), 2))),
@@ -278,15 +204,15 @@ class Forward {
         workspace_(floats()) {
     keys_ = workspace_.take(sizes.steps * key_stride_);
     values_ = workspace_.take(block_ / sizes.pair * sizes.value_stride);
+    if (!sizes.pattern.contiguous()) visibility_.reserve(block_);
     const HeadRows queries = query_rows(args.q, document_, item.heads);
-    const QueryTiles tiles(document_, args.pattern, item.heads.group, tile_lanes_);
     for (int64_t i = item.tiles.begin; i < item.tiles.end; ++i) {
       Tile tile;
-      tile.first_lane = tiles.first_lane(i);
-      tile.lanes = tiles.lanes(i);
-      tile.span = tiles.span(i);
-      tile.visible = visible_keys(document_, args.pattern, item.heads.group, tile.first_lane,
-                                  tile.lanes, sizes.isa.vector_lanes);
+      tile.index = i;
+      tile.first_lane = query_tiles_.first_lane(i);
+      tile.lanes = query_tiles_.lanes(i);
+      tile.span = query_tiles_.span(i);
+      tile.visible = query_tiles_.near(i);
       tile.queries = workspace_.take(sizes.steps * tile_lanes_);
       tile.out = workspace_.take(sizes.value_stride * tile_lanes_);
       tile.largest = workspace_.take(tile_lanes_);
@@ -296,7 +222,7 @@ class Forward {
       if (args.slopes.defined()) {
         tile.slopes = workspace_.take(tile_lanes_);
         std::fill_n(tile.slopes, tile_lanes_, 0.0F);
-        lane_slopes(args.slopes, item.heads, tile.first_lane, tile.lanes, tile.slopes);
+        lane_slopes(args.slopes, document_, item.heads, tile.first_lane, tile.lanes, tile.slopes);
       }
       if (args.scale < 0) negate(tile.queries, sizes.steps * tile_lanes_);
       std::fill_n(tile.out, sizes.value_stride * tile_lanes_, 0.0F);
@@ -312,12 +238,15 @@ class Forward {
          begin += static_cast<int32_t>(block_)) {
       visit({begin, static_cast<int32_t>(std::min<int64_t>(begin + block_, end))});
     }
-    for (const Tile& tile : tiles_) store(tile);
+    for (const Tile& tile : tiles_) {
+      visit_far(tile);
+      store(tile);
+    }
   }
 
  private:
   struct Tile {
-    int64_t first_lane, lanes;
+    int64_t index, first_lane, lanes;
     KeyRange span;
     TileKeys visible;
     float *queries, *out, *largest, *sum, *slopes = nullptr;
@@ -342,38 +271,67 @@ class Forward {
     }
   }
 
+  // Packs `keys` keys (even), of which the last may be missing.
+  void pack(const HeadRows& keys, const HeadRows& values, int64_t first, int64_t count,
+            int64_t padded) {
+    sizes_.functions.pack_transposed(keys, first, count, round_up(padded, sizes_.isa.vector_lanes),
+                                     keys_, key_stride_);
+    sizes_.functions.pack_pairs(values, first, count, padded, values_);
+  }
+
   void visit(KeyRange block) {
     const int64_t count = std::min<int64_t>(block.end, document_.keys()) - block.begin;
-    const int64_t padded = block.end - block.begin;
-    sizes_.functions.pack_transposed(key_rows(args_.k, document_, item_.heads), block.begin, count,
-                                     round_up(padded, sizes_.isa.vector_lanes), keys_, key_stride_);
-    sizes_.functions.pack_pairs(key_rows(args_.v, document_, item_.heads), block.begin, count,
-                                padded, values_);
-    for (const Tile& tile : tiles_) {
+    pack(key_rows(args_.k, document_, item_.heads), key_rows(args_.v, document_, item_.heads),
+         block.begin, count, block.end - block.begin);
+    for (Tile& tile : tiles_) {
       const KeyRange range = intersection(tile.span, block);
       if (is_empty(range)) continue;
-      AttentionForwardTile work{};
-      work.visible = &tile.visible;
-      work.block = range;
-      work.origin = block.begin;
-      work.queries = tile.queries;
-      work.keys = keys_;
-      work.key_stride = key_stride_;
-      work.values = values_;
-      work.width = sizes_.width;
-      work.value_width = sizes_.value_width;
-      work.score_scale = std::abs(args_.scale) * kLog2E;
-      work.slopes = tile.slopes;
-      work.out = tile.out;
-      work.largest = tile.largest;
-      work.sum = tile.sum;
-      sizes_.functions.forward(work);
+      if (query_tiles_.needs_bits(tile.index)) {
+        query_tiles_.near_bits(tile.index, range, tile.visible, visibility_.bits.data());
+      }
+      multiply(tile, tile.visible, range, block.begin);
     }
+  }
+
+  void visit_far(const Tile& tile) {
+    const FarKeys far = query_tiles_.far_keys(tile.index);
+    const auto total = static_cast<int64_t>(far.keys.size());
+    for (int64_t begin = 0; begin < total; begin += block_) {
+      const int64_t end = std::min(begin + block_, total);
+      const TileKeys visible = query_tiles_.far(
+          tile.index, far, begin, end, visibility_.bits.data(), visibility_.positions.data());
+      const auto gathered = [&](const Tensor& tensor, GatheredRows& rows) {
+        return rows.of(key_rows(tensor, document_, item_.heads), size_of(tensor.dtype()),
+                       visibility_.positions.data(), end - begin);
+      };
+      const int64_t padded = round_up(end - begin, 2);
+      pack(gathered(args_.k, far_keys_), gathered(args_.v, far_values_), 0, end - begin, padded);
+      multiply(tile, visible, {0, static_cast<int32_t>(padded)}, 0);
+    }
+  }
+
+  void multiply(const Tile& tile, const TileKeys& visible, KeyRange range, int32_t origin) const {
+    AttentionForwardTile work{};
+    work.visible = &visible;
+    work.block = range;
+    work.origin = origin;
+    work.queries = tile.queries;
+    work.keys = keys_;
+    work.key_stride = key_stride_;
+    work.values = values_;
+    work.width = sizes_.width;
+    work.value_width = sizes_.value_width;
+    work.score_scale = std::abs(args_.scale) * kLog2E;
+    work.slopes = tile.slopes;
+    work.out = tile.out;
+    work.largest = tile.largest;
+    work.sum = tile.sum;
+    sizes_.functions.forward(work);
   }
 
   void store(const Tile& tile) const {
     const HeadRows lse = statistic_rows(args_.lse, document_, item_.heads);
-    const float unit = args_.slopes.defined() ? kLn2 : static_cast<float>(std::abs(args_.scale));
+    const double unit = args_.slopes.defined() ? kLn2 : std::abs(args_.scale);
     for (int64_t i = 0; i < tile.lanes; ++i) {
       const float sum = tile.sum[i];
       statistic(lse, tile.first_lane + i) = lse_of(tile.largest[i] * unit, sum);
@@ -389,23 +347,51 @@ class Forward {
   const ForwardItem& item_;
   const Document& document_;
   int64_t tile_lanes_;
+  QueryTiles query_tiles_;
   int64_t block_;
   int64_t key_stride_;
   Workspace workspace_;
   float* keys_;
   float* values_;
   std::vector<Tile> tiles_;
+  Visibility visibility_;
+  GatheredRows far_keys_, far_values_;
 };
+
+// Appends exactly the keys that one query sees.
+void add_ranges(const AttentionPattern& pattern, int64_t query, std::vector<KeyRange>& ranges) {
+  const AttentionPattern::Span near = pattern.near_span(query, query);
+  const size_t first = ranges.size();
+  const auto add = [&](int64_t begin, int64_t end) {
+    const auto key = static_cast<int32_t>(begin);
+    if (ranges.size() > first && ranges.back().end == key) {
+      ranges.back().end = static_cast<int32_t>(end);
+    } else {
+      ranges.push_back({key, static_cast<int32_t>(end)});
+    }
+  };
+  for (const int32_t key : pattern.far_keys(query, query, near.begin).keys) add(key, key + 1);
+  if (pattern.dilation == 1 && pattern.stride == 0) {
+    if (near.begin < near.end) add(near.begin, near.end);
+    return;
+  }
+  const AttentionRow row = pattern.row(query);
+  for (int64_t key = near.begin; key < near.end; ++key) {
+    if (row.allows(key)) add(key, key + 1);
+  }
+}
 
 // A document of a few lanes, from the rows of keys and values themselves.
 void attention_few(const AttentionArgs& args, const Sizes& sizes, const ForwardItem& item) {
   const Document& document = *item.document;
   const int64_t lanes = document.tokens * item.heads.group;
-  KeyRange visible[kFewLanes];
+  std::vector<KeyRange> visible;
+  int64_t ranges_end[kFewLanes];
+  int64_t position[kFewLanes];
   for (int64_t lane = 0; lane < lanes; ++lane) {
-    const int64_t self = document.past + lane / item.heads.group;
-    visible[lane] = {static_cast<int32_t>(args.pattern.first_visible(0, self)),
-                     static_cast<int32_t>(self + 1)};
+    position[lane] = document.past + lane / item.heads.group;
+    add_ranges(sizes.pattern, position[lane], visible);
+    ranges_end[lane] = static_cast<int64_t>(visible.size());
   }
   Workspace workspace(Workspace::padded(sizes.width_stride) +
                       Workspace::padded(sizes.value_stride));
@@ -418,10 +404,12 @@ void attention_few(const AttentionArgs& args, const Sizes& sizes, const ForwardI
   few.keys = key_rows(args.k, document, item.heads);
   few.values = key_rows(args.v, document, item.heads);
   few.lanes = lanes;
-  few.visible = visible;
+  few.visible = visible.data();
+  few.ranges_end = ranges_end;
+  few.position = position;
   few.score_scale = args.scale * kLog2E;
   if (args.slopes.defined()) {
-    lane_slopes(args.slopes, item.heads, 0, lanes, slopes);
+    lane_slopes(args.slopes, document, item.heads, 0, lanes, slopes);
     few.slopes = slopes;
   }
   few.query = workspace.take(sizes.width_stride);
@@ -436,15 +424,15 @@ void attention_few(const AttentionArgs& args, const Sizes& sizes, const ForwardI
 }
 
 void attention_vectors(const AttentionArgs& args) {
-  const Sizes sizes(args.q, args.v);
-  const std::vector<Document> documents = documents_of(args.layout);
+  const Sizes sizes(args);
+  const std::vector<Document> documents = documents_of(args.layout, args.pattern);
   const int64_t kv_heads = args.k.size(1);
   const int64_t group = args.q.size(1) / kv_heads;
   const int64_t tiles_per_item =
       std::max<int64_t>(1, kForwardLanesPerItem / sizes.isa.forward_lanes);
   std::vector<ForwardItem> items;
   for (const Document& document : documents) {
-    const QueryTiles tiles(document, args.pattern, group, sizes.isa.forward_lanes);
+    const QueryTiles tiles = sizes.forward_tiles(document, group);
     for (int64_t begin = 0; begin < tiles.count(); begin += tiles_per_item) {
       const int64_t end = std::min(begin + tiles_per_item, tiles.count());
       const int64_t keys = tiles.span(end - 1).end - tiles.span(begin).begin;
@@ -471,6 +459,16 @@ void attention_vectors(const AttentionArgs& args) {
 // stay in the cache and are complete after the block. Query gradients of a tile are complete after
 // the last block that it sees; if the keys are split over items, they are kept per item and summed
 // in the order of the keys.
+//
+// Far keys are gathered per tile, so their items run first, one for each document and key/value
+// head that has some: they go over the tiles, and leave the gradients of far keys in f32 rows of
+// their own, which the items of the near keys add to theirs.
+
+// The keys of a document that some tile gathers, as rows of sums.
+struct FarRows {
+  std::vector<int32_t> row_of;  // per key, −1: none
+  int64_t count = 0;
+};
 
 struct BackwardItem {
   const Document* document;
@@ -480,6 +478,9 @@ struct BackwardItem {
   int64_t work;     // tiles · keys
   // Where the query gradients of these tiles are kept if keys are split, or −1.
   int64_t partial = -1;
+  const FarRows* far = nullptr;  // of the document, if it has any
+  float* far_dkey = nullptr;     // [far.count][width_stride], not scaled
+  float* far_dvalue = nullptr;   // [far.count][value_stride]
 };
 
 class Backward {
@@ -491,7 +492,7 @@ class Backward {
         item_(item),
         document_(*item.document),
         tile_lanes_(sizes.isa.backward_lanes),
-        tiles_(document_, args.pattern, item.heads.group, tile_lanes_),
+        tiles_(sizes.backward_tiles(document_, item.heads.group)),
         tile_floats_(sizes.width_stride * tile_lanes_),
         block_(std::min<int64_t>(block_keys(sizes), item.keys.end - item.keys.begin)),
         key_stride_(transposed_stride(block_)),
@@ -515,6 +516,7 @@ class Backward {
     delta_ = workspace_.take(slots_ * tile_lanes_);
     dquery_ = partial == nullptr ? workspace_.take(slots_ * tile_floats_) : partial;
     std::fill_n(scale_, tile_lanes_, args.scale);
+    if (!sizes.pattern.contiguous()) visibility_.reserve(block_);
   }
 
   static int64_t block_keys(const Sizes& sizes) {
@@ -529,6 +531,15 @@ class Backward {
       visit(block_from(begin));
     }
     if (partial_ == nullptr) finish_tiles(tiles_.count());
+  }
+
+  void run_far() {
+    std::fill_n(item_.far_dkey, item_.far->count * sizes_.width_stride, 0.0F);
+    std::fill_n(item_.far_dvalue, item_.far->count * sizes_.value_stride, 0.0F);
+    for (int64_t tile = item_.tiles.begin; tile < item_.tiles.end; ++tile) {
+      begin_tiles(tile + 1);
+      visit_far(tile);
+    }
   }
 
  private:
@@ -565,16 +576,28 @@ class Backward {
   float* delta_of(int64_t tile) const { return delta_ + slot_of(tile) * tile_lanes_; }
 
   void visit(KeyRange block) {
-    pack_keys(block);
     const int64_t keys = block.end - block.begin;
-    std::fill_n(dkey_, keys * sizes_.width_stride, 0.0F);
-    std::fill_n(dvalue_, keys * sizes_.value_stride, 0.0F);
+    const int64_t count = std::min<int64_t>(block.end, document_.keys()) - block.begin;
+    pack_keys(key_rows(args_.k, document_, item_.heads), key_rows(args_.v, document_, item_.heads),
+              block.begin, count, keys);
     const TileRange range = tiles_.seeing(block);
     begin_tiles(range.end);
     for (int64_t tile = range.begin; tile < range.end; ++tile) {
-      visit_tile(tile, intersection(tiles_.span(tile), block), block);
+      const KeyRange seen = intersection(tiles_.span(tile), block);
+      TileKeys visible = tiles_.near(tile);
+      if (tiles_.needs_bits(tile)) {
+        tiles_.near_bits(tile, seen, visible, visibility_.bits.data());
+      }
+      visit_tile(tile, visible, seen, block.begin);
     }
-    const int64_t count = std::min<int64_t>(block.end, document_.keys()) - block.begin;
+    for (int64_t i = 0; item_.far != nullptr && i < count; ++i) {
+      const int32_t row = item_.far->row_of[static_cast<size_t>(block.begin + i)];
+      if (row < 0) continue;
+      add(item_.far_dkey + row * sizes_.width_stride, dkey_ + i * sizes_.width_stride,
+          sizes_.width_stride);
+      add(item_.far_dvalue + row * sizes_.value_stride, dvalue_ + i * sizes_.value_stride,
+          sizes_.value_stride);
+    }
     sizes_.functions.store_rows(dkey_, args_.scale, key_rows(args_.dk, document_, item_.heads),
                                 block.begin, count);
     sizes_.functions.store_rows(dvalue_, 1.0F, key_rows(args_.dv, document_, item_.heads),
@@ -584,16 +607,46 @@ class Backward {
     }
   }
 
-  void pack_keys(KeyRange block) {
+  void visit_far(int64_t tile) {
+    const FarKeys far = tiles_.far_keys(tile);
+    const auto total = static_cast<int64_t>(far.keys.size());
+    for (int64_t begin = 0; begin < total; begin += block_) {
+      const int64_t end = std::min(begin + block_, total);
+      const int64_t padded = round_up(end - begin, 2);
+      const TileKeys visible =
+          tiles_.far(tile, far, begin, end, visibility_.bits.data(), visibility_.positions.data());
+      const auto gathered = [&](const Tensor& tensor, GatheredRows& rows) {
+        return rows.of(key_rows(tensor, document_, item_.heads), size_of(tensor.dtype()),
+                       visibility_.positions.data(), end - begin);
+      };
+      pack_keys(gathered(args_.k, far_keys_), gathered(args_.v, far_values_), 0, end - begin,
+                padded);
+      visit_tile(tile, visible, {0, static_cast<int32_t>(padded)}, 0);
+      for (int64_t i = 0; i < end - begin; ++i) {
+        const int32_t key = far.keys[static_cast<size_t>(begin + i)];
+        const int32_t row = item_.far->row_of[static_cast<size_t>(key)];
+        add(dkey_ + i * sizes_.width_stride, item_.far_dkey + row * sizes_.width_stride,
+            sizes_.width_stride);
+        add(dvalue_ + i * sizes_.value_stride, item_.far_dvalue + row * sizes_.value_stride,
+            sizes_.value_stride);
+      }
+    }
+  }
+
+  static void add(const float* from, float* to, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+  }
+
+  // Packs `padded` keys (even), of which the last may be missing, and clears their gradients.
+  void pack_keys(const HeadRows& keys, const HeadRows& values, int64_t first, int64_t count,
+                 int64_t padded) {
     const AttentionFunctions& functions = sizes_.functions;
-    const int64_t count = std::min<int64_t>(block.end, document_.keys()) - block.begin;
-    const int64_t padded = block.end - block.begin;
     const int64_t padded_lanes = round_up(padded, sizes_.isa.vector_lanes);
-    const HeadRows keys = key_rows(args_.k, document_, item_.heads);
-    functions.pack_transposed(keys, block.begin, count, padded_lanes, keys_, key_stride_);
-    functions.pack_pairs(keys, block.begin, count, padded, key_pairs_);
-    functions.pack_transposed(key_rows(args_.v, document_, item_.heads), block.begin, count,
-                              padded_lanes, values_, key_stride_);
+    functions.pack_transposed(keys, first, count, padded_lanes, keys_, key_stride_);
+    functions.pack_pairs(keys, first, count, padded, key_pairs_);
+    functions.pack_transposed(values, first, count, padded_lanes, values_, key_stride_);
+    std::fill_n(dkey_, padded * sizes_.width_stride, 0.0F);
+    std::fill_n(dvalue_, padded * sizes_.value_stride, 0.0F);
   }
 
   // Clears the query gradients, and forms Σ dout·out, of tiles up to `end` that are new.
@@ -619,7 +672,7 @@ class Backward {
     }
   }
 
-  void visit_tile(int64_t tile, KeyRange range, KeyRange block) {
+  void visit_tile(int64_t tile, const TileKeys& visible, KeyRange range, int32_t origin) {
     const AttentionFunctions& functions = sizes_.functions;
     const int64_t first = tiles_.first_lane(tile);
     const int64_t lanes = tiles_.lanes(tile);
@@ -632,12 +685,10 @@ class Backward {
     const HeadRows lse = statistic_rows(args_.lse, document_, item_.heads);
     std::fill_n(lse_, tile_lanes_, 0.0F);
     for (int64_t i = 0; i < lanes; ++i) lse_[i] = kLog2E * statistic(lse, first + i);
-    const TileKeys visible = visible_keys(document_, args_.pattern, item_.heads.group, first, lanes,
-                                          sizes_.isa.vector_lanes);
     AttentionBackwardTile work{};
     work.visible = &visible;
     work.block = range;
-    work.origin = block.begin;
+    work.origin = origin;
     work.queries = queries_;
     work.query_pairs = query_pairs_;
     work.dout = dout_;
@@ -651,7 +702,7 @@ class Backward {
     work.score_scale = args_.scale * kLog2E;
     if (args_.slopes.defined()) {
       std::fill_n(slopes_, tile_lanes_, 0.0F);
-      lane_slopes(args_.slopes, item_.heads, first, lanes, slopes_);
+      lane_slopes(args_.slopes, document_, item_.heads, first, lanes, slopes_);
       work.slopes = slopes_;
     }
     work.lse = lse_;
@@ -679,6 +730,8 @@ class Backward {
   float *keys_, *key_pairs_, *values_, *dkey_, *dvalue_;
   float *queries_, *query_pairs_, *dout_, *dout_pairs_;
   float *lse_, *slopes_, *scale_, *delta_, *dquery_;
+  Visibility visibility_;
+  GatheredRows far_keys_, far_values_;
 };
 
 // Bounds of the ranges into which the keys of a document are split, of about equal work.
@@ -689,7 +742,8 @@ std::vector<int32_t> split_keys(const Document& document, AttentionPattern patte
   const int64_t splits = std::min(blocks, (kBackwardItems + kv_heads - 1) / kv_heads);
   const auto queries_of = [&](int64_t key) {
     const int64_t seen = document.keys() - std::max(key, document.past);
-    return pattern.window == 0 ? seen : std::min(seen, pattern.window);
+    const bool any_distance = pattern.window == 0 || pattern.stride != 0;
+    return any_distance ? seen : std::min(seen, pattern.window * pattern.dilation);
   };
   int64_t total = 0;
   for (int64_t b = 0; b < blocks; ++b) total += queries_of(b * block);
@@ -706,6 +760,18 @@ std::vector<int32_t> split_keys(const Document& document, AttentionPattern patte
   return bounds;
 }
 
+FarRows far_rows(const Document& document, const QueryTiles& tiles) {
+  FarRows rows;
+  rows.row_of.assign(static_cast<size_t>(document.keys()), -1);
+  for (int64_t tile = 0; tile < tiles.count(); ++tile) {
+    for (const int32_t key : tiles.far_keys(tile).keys) {
+      int32_t& row = rows.row_of[static_cast<size_t>(key)];
+      if (row < 0) row = static_cast<int32_t>(rows.count++);
+    }
+  }
+  return rows;
+}
+
 // Zeroes the gradients of keys that belong to no document.
 void clear_unused_keys(const AttentionBackwardArgs& args, const std::vector<Document>& documents) {
   const auto clear = [&](int64_t begin, int64_t end) {
@@ -714,6 +780,7 @@ void clear_unused_keys(const AttentionBackwardArgs& args, const std::vector<Docu
     args.dv.slice_rows(begin, end).fill_zero();
   };
   int64_t next = 0;
+  if (args.pattern.separable()) return clear(0, args.layout.keys());
   for (const Document& document : documents) {
     clear(next, std::min(document.first_key, args.layout.keys()));
     next = document.first_key + document.keys();
@@ -732,7 +799,7 @@ void sum_partials(const AttentionBackwardArgs& args, const Sizes& sizes, const S
                   const float* partials, int64_t tile) {
   const int64_t tile_lanes = sizes.isa.backward_lanes;
   const int64_t tile_floats = sizes.width_stride * tile_lanes;
-  const QueryTiles tiles(*split.document, args.pattern, split.heads.group, tile_lanes);
+  const QueryTiles tiles = sizes.backward_tiles(*split.document, split.heads.group);
   std::vector<float> sum(static_cast<size_t>(tile_floats), 0.0F);
   for (const BackwardItem& part : split.parts) {
     if (tile < part.tiles.begin || tile >= part.tiles.end) continue;
@@ -746,49 +813,81 @@ void sum_partials(const AttentionBackwardArgs& args, const Sizes& sizes, const S
 }
 
 void attention_backward_vectors(const AttentionBackwardArgs& args) {
-  const Sizes sizes(args.q, args.v);
-  const std::vector<Document> documents = documents_of(args.layout);
+  const Sizes sizes(args);
+  const std::vector<Document> documents = documents_of(args.layout, args.pattern);
   const int64_t kv_heads = args.k.size(1);
   const int64_t group = args.q.size(1) / kv_heads;
   const int64_t tile_lanes = sizes.isa.backward_lanes;
 
+  // Far gradients of all documents and key/value heads lie in one tensor.
+  std::vector<FarRows> far(documents.size());
+  const int64_t far_width = sizes.width_stride + sizes.value_stride;
+  int64_t far_floats = 0;
+  if (!sizes.pattern.contiguous()) {
+    for (size_t i = 0; i < documents.size(); ++i) {
+      far[i] = far_rows(documents[i], sizes.backward_tiles(documents[i], group));
+      far_floats += kv_heads * far[i].count * far_width;
+    }
+  }
+  const Tensor far_sums = Tensor::empty({far_floats}, Dtype::f32);
+  float* next_far = far_sums.data<float>();
+
   std::vector<BackwardItem> items;
+  std::vector<BackwardItem> far_items;
   std::vector<SplitQueries> splits;
   std::vector<std::pair<const SplitQueries*, int64_t>> split_tiles;
   int64_t partial_floats = 0;
-  for (const Document& document : documents) {
-    const QueryTiles tiles(document, args.pattern, group, tile_lanes);
+  for (size_t d = 0; d < documents.size(); ++d) {
+    const Document& document = documents[d];
+    const QueryTiles tiles = sizes.backward_tiles(document, group);
     const std::vector<int32_t> bounds =
-        split_keys(document, args.pattern, Backward::block_keys(sizes), kv_heads);
+        split_keys(document, sizes.pattern, Backward::block_keys(sizes), kv_heads);
+    const bool has_far = far[d].count > 0;
     for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
       SplitQueries split{&document, {group, kv_head}, {}};
-      for (size_t i = 0; i + 1 < bounds.size(); ++i) {
-        const KeyRange keys = {bounds[i], bounds[i + 1]};
-        const TileRange seeing = tiles.seeing(keys);
+      const auto add_item = [&](std::vector<BackwardItem>& list, KeyRange keys, TileRange seeing) {
         const int64_t count = seeing.end - seeing.begin;
         BackwardItem item{&document, split.heads, keys, seeing, count * (keys.end - keys.begin)};
-        if (bounds.size() > 2) {
+        if (has_far || bounds.size() > 2) {
           item.partial = partial_floats;
           partial_floats += count * sizes.width_stride * tile_lanes;
         }
-        items.push_back(item);
+        if (has_far) {
+          item.far = &far[d];
+          item.far_dkey = next_far;
+          item.far_dvalue = next_far + far[d].count * sizes.width_stride;
+        }
+        list.push_back(item);
         split.parts.push_back(item);
+      };
+      if (has_far) add_item(far_items, {0, bounds.back()}, {0, tiles.count()});
+      for (size_t i = 0; i + 1 < bounds.size(); ++i) {
+        const KeyRange keys = {bounds[i], bounds[i + 1]};
+        add_item(items, keys, tiles.seeing(keys));
       }
+      next_far += far[d].count * far_width;
       if (split.parts.size() > 1) splits.push_back(std::move(split));
     }
   }
   for (const SplitQueries& split : splits) {
-    const QueryTiles tiles(*split.document, args.pattern, group, tile_lanes);
+    const QueryTiles tiles = sizes.backward_tiles(*split.document, group);
     for (int64_t tile = 0; tile < tiles.count(); ++tile) split_tiles.emplace_back(&split, tile);
   }
   largest_first(items);
+  largest_first(far_items);
 
   const Tensor partials = Tensor::empty({partial_floats}, Dtype::f32);
   clear_unused_keys(args, documents);
-  parallel_for(static_cast<int64_t>(items.size()), [&](int64_t i) {
-    const BackwardItem& item = items[static_cast<size_t>(i)];
+  const auto run = [&](const BackwardItem& item, auto&& pass) {
     float* partial = item.partial < 0 ? nullptr : partials.data<float>() + item.partial;
-    Backward(args, sizes, item, partial).run();
+    Backward backward(args, sizes, item, partial);
+    pass(backward);
+  };
+  parallel_for(static_cast<int64_t>(far_items.size()), [&](int64_t i) {
+    run(far_items[static_cast<size_t>(i)], [](Backward& backward) { backward.run_far(); });
+  });
+  parallel_for(static_cast<int64_t>(items.size()), [&](int64_t i) {
+    run(items[static_cast<size_t>(i)], [](Backward& backward) { backward.run(); });
   });
   parallel_for(static_cast<int64_t>(split_tiles.size()), [&](int64_t i) {
     const auto& [split, tile] = split_tiles[static_cast<size_t>(i)];
@@ -808,8 +907,9 @@ reference::Rows<const double> const_f64_rows(const Tensor& tensor) {
 template <typename Args>
 reference::AttentionProblem problem_of(const Args& args) {
   const Tensor& slopes = args.slopes;
-  return {args.layout,    args.pattern,   args.scale,
-          args.q.size(1), args.k.size(1), args.q.size(2),
+  return {args.layout,    args.pattern,
+          args.scale,     args.q.size(1),
+          args.k.size(1), args.q.size(2),
           args.v.size(2), slopes.defined() ? slopes.data<float>() : nullptr};
 }
 

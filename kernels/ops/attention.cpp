@@ -1,6 +1,7 @@
 #include "kernels/ops/attention.h"
 
 #include <cmath>
+#include <string>
 
 namespace sidewinder {
 
@@ -58,9 +59,8 @@ void check_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const Seque
                      "attention: head width {} of q, {} of k, {} of v; those of q and k must be "
                      "equal and none 0",
                      q.size(2), k.size(2), v.size(2));
-  SIDEWINDER_REQUIRE(pattern.window >= 0,
-                     "attention: window {} is negative; use 0 for full causal attention",
-                     pattern.window);
+  const std::string wrong = pattern.mistake();
+  SIDEWINDER_REQUIRE(wrong.empty(), "attention: {}", wrong);
   SIDEWINDER_REQUIRE(std::isfinite(scale), "attention: scale {} is not finite", scale);
   if (!slopes.defined()) return;
   SIDEWINDER_REQUIRE(slopes.dtype() == Dtype::f32 && slopes.shape() == Shape({q.size(1)}),

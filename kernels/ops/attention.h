@@ -1,7 +1,7 @@
 #pragma once
 // Softmax attention without materialised scores (flash attention, Dao et al. 2022), causal, full or
 // windowed, grouped-query, over packed documents. A query sees the keys of its own document that
-// the pattern allows: first_visible(t) ≤ key ≤ key_of(t). Memory is O(T).
+// the pattern allows; positions are counted from first_key(t). Memory is O(T).
 //
 //   score = scale · q·k − slope_h · (i − j)     i, j: positions of query and key
 //   out = softmax(score) · v        lse = log Σ exp(score)   (natural log)

@@ -24,14 +24,17 @@ void add_scaled(T* target, T factor, const T* source, int64_t count) {
 double real_part(double value) { return value; }
 double real_part(const std::complex<double>& value) { return value.real(); }
 
-struct Visible {
-  int64_t begin, end;  // key indices; empty when begin >= end
-};
-
-Visible visible_keys(const AttentionProblem& problem, int64_t token) {
+// Indices of the keys that a token sees.
+std::vector<int64_t> visible_keys(const AttentionProblem& problem, int64_t token) {
   const int64_t first = problem.layout.first_key.data<int32_t>()[token];
   const int64_t self = problem.layout.key_of(token);
-  return {problem.pattern.first_visible(first, self), self + 1};
+  const AttentionRow row = problem.pattern.row(self - first);
+  std::vector<int64_t> keys;
+  const int64_t begin = problem.pattern.contiguous() ? row.first_near : 0;
+  for (int64_t key = begin; key <= self - first; ++key) {
+    if (row.allows(key)) keys.push_back(first + key);
+  }
+  return keys;
 }
 
 }  // namespace
@@ -46,15 +49,15 @@ void attention_head(const AttentionProblem& problem, const AttentionTensors<T>& 
   for (int64_t t = 0; t < problem.layout.tokens(); ++t) {
     T* out = tensors.out[t] + head * value_width;
     std::fill_n(out, value_width, T{});
-    const auto [begin, end] = visible_keys(problem, t);
-    if (begin >= end) {
+    const std::vector<int64_t> keys = visible_keys(problem, t);
+    if (keys.empty()) {
       tensors.lse[t][head] = T(-std::numeric_limits<double>::infinity());
       continue;
     }
     const T* query = tensors.q[t] + head * width;
     scores.clear();
     double largest = -std::numeric_limits<double>::infinity();
-    for (int64_t key = begin; key < end; ++key) {
+    for (const int64_t key : keys) {
       scores.push_back(problem.scale * dot(query, tensors.k[key] + kv_head * width, width) +
                        problem.bias(head, problem.layout.key_of(t) - key));
       largest = std::max(largest, real_part(scores.back()));
@@ -64,9 +67,8 @@ void attention_head(const AttentionProblem& problem, const AttentionTensors<T>& 
       score = std::exp(score - largest);
       sum += score;
     }
-    for (int64_t key = begin; key < end; ++key) {
-      add_scaled(out, scores[static_cast<size_t>(key - begin)] / sum,
-                 tensors.v[key] + kv_head * value_width, value_width);
+    for (size_t i = 0; i < keys.size(); ++i) {
+      add_scaled(out, scores[i] / sum, tensors.v[keys[i]] + kv_head * value_width, value_width);
     }
     tensors.lse[t][head] = largest + std::log(sum);
   }
@@ -79,14 +81,14 @@ void attention_backward_head(const AttentionProblem& problem,
   const int64_t width = problem.width;
   const int64_t value_width = problem.value_width;
   for (int64_t t = 0; t < problem.layout.tokens(); ++t) {
-    const auto [begin, end] = visible_keys(problem, t);
+    const std::vector<int64_t> keys = visible_keys(problem, t);
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       const T* query = tensors.q[t] + head * width;
       const T* dout = tensors.dout[t] + head * value_width;
       T* dquery = tensors.dq[t] + head * width;
       std::fill_n(dquery, width, T{});
       const T delta = dot(dout, tensors.out[t] + head * value_width, value_width);
-      for (int64_t key = begin; key < end; ++key) {
+      for (const int64_t key : keys) {
         const T* k = tensors.k[key] + kv_head * width;
         const T* v = tensors.v[key] + kv_head * value_width;
         const T p =

@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 
+#include "kernels/math/alibi.h"
+
 namespace sidewinder {
 
 Attention::Attention(const std::string& name, int64_t width, const BlockOptions& options,
@@ -18,6 +20,10 @@ Attention::Attention(const std::string& name, int64_t width, const BlockOptions&
   context_.window = pattern_.window;
   context_.rope = rope_options(options);
   if (position_ == PositionKind::rope) check_rope(context_.rope);
+  if (position_ == PositionKind::alibi) {
+    const std::vector<double> slopes = alibi_slopes(heads_);
+    slopes_ = Tensor::from<float>({heads_}, {slopes.begin(), slopes.end()});
+  }
   qkv_ = initializer.linear(name + ".qkv.weight", (heads_ + 2 * key_value_heads_) * head_width_,
                             width);
   if (qk_norm_) {
@@ -50,9 +56,10 @@ const RopeTable& Attention::rope_table(int64_t positions, int64_t length, Dtype 
   const int64_t length_class = rope_length_class(context_.rope, length);
   if (!rope_table_.cosine.defined() || rope_table_.cosine.size(0) < positions ||
       rope_table_.cosine.dtype() != dtype || rope_table_class_ != length_class) {
-    // Doubled, so that generation does not make it anew for every token.
+    // Doubled, so that generation does not make it anew for every token; dynamic frequencies do.
     int64_t size = 1024;
     while (size < positions) size *= 2;
+    if (context_.rope.scaling.kind == RopeScalingKind::dynamic) size = positions;
     rope_table_ = ops::rope_table(context_.rope, size, dtype, length);
     rope_table_class_ = length_class;
   }
@@ -108,7 +115,7 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
     continued = SequenceLayout::continuation(1, tokens, 0, past, past);
     used = &continued;
   }
-  Var mixed = attention(q, k, v, *used, pattern_, scale);
+  Var mixed = attention(q, k, v, *used, pattern_, scale, slopes_);
   mixed = reshape(mixed, {tokens, heads_ * head_width_});
   return linear_add(mixed, pass(out_), residual);
 }

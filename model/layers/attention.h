@@ -38,6 +38,7 @@ class Attention final : public Layer {
   bool qk_norm_;
   double norm_eps_;
   BlockContext context_;
+  Tensor slopes_;         // [H] f32; undefined unless position is alibi
   RopeTable rope_table_;  // undefined: to be made
   int64_t rope_table_class_ = 0;
   Parameter qkv_, query_norm_, key_norm_, out_;

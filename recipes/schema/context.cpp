@@ -15,11 +15,17 @@ Nested<ContextOptions> stage_tables() {
           field("window", &Block::window,
                 "tokens a query sees, itself included; 0: as in [model.block.<letter>]",
                 {.at_least = 0}),
+          field("rope_base", &Block::rope_base,
+                "base of the rotary frequencies; 0: as in [model.block.<letter>]", {.at_least = 0}),
+          field("rope_factor", &Block::rope_factor,
+                "factor of the block's rope_scaling, in total, from the original context; 0: as in "
+                "[model.block.<letter>]",
+                {.at_least = 0}),
       }};
   using Stage = StageOptions;
   const Table<Stage> stage = {
-      "A stage of curve = \"stages\". Lengths and windows may only grow; the last stage has "
-      "train.context and the windows of the model.",
+      "A stage of curve = \"stages\". Lengths, windows, bases and factors may only grow; the last "
+      "stage has train.context and what the model has.",
       {
           field("from", &Stage::from,
                 "when it begins, in units; it takes effect at the next step. The first begins at 0",

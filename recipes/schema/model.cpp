@@ -80,8 +80,11 @@ Table<BlockOptions> block_table() {
           field("qk_norm", &Options::qk_norm, "RMS norm on queries and keys, per head")
               .only_with("mixer", attention),
           field("position", &Options::position,
-                "how a query knows where keys are: rope turns both by their position",
-                {{"rope", PositionKind::rope}, {"none", PositionKind::none}})
+                "how a query knows where keys are: rope turns both by their position; alibi lowers "
+                "scores in proportion to the distance",
+                {{"rope", PositionKind::rope},
+                 {"alibi", PositionKind::alibi},
+                 {"none", PositionKind::none}})
               .only_with("mixer", attention),
           on_rope(field(
               "rope_layout", &Options::rope_layout,

@@ -44,6 +44,9 @@ Section extend_section() {
            field("max_regression", &Options::max_regression,
                  "nats per token that the loss at from_context may rise", {.at_least = 0})
                .may_change_on_resume(),
+           field("allow_unscaled", &Options::allow_unscaled,
+                 "accept queries that see further than from_context with rotary positions as they "
+                 "were: to compare with what scaling gives"),
            field("min_gain", &Options::min_gain,
                  "nats per token that the loss beyond from_context must fall by, stage for stage")
                .may_change_on_resume(),

@@ -26,7 +26,8 @@ using testing::TemporaryFolder;
 
 // Starts `train` and kills it as soon as the metrics show `step`; returns whether it was still
 // running then.
-bool train_until(const TemporaryFolder& folder, const std::string& run, int64_t step) {
+bool train_until(const TemporaryFolder& folder, const std::string& recipe, const std::string& run,
+                 int64_t step) {
   const pid_t child = fork();
   if (child == 0) {
     if (chdir(folder.path().c_str()) != 0) _exit(126);
@@ -34,7 +35,7 @@ bool train_until(const TemporaryFolder& folder, const std::string& run, int64_t 
       _exit(126);
     }
     const std::string set = "run.folder=" + run;
-    execl(SIDEWINDER_PROGRAM, "sidewinder", "train", "tiny.toml", "--set", set.c_str(), nullptr);
+    execl(SIDEWINDER_PROGRAM, "sidewinder", "train", recipe.c_str(), "--set", set.c_str(), nullptr);
     _exit(127);
   }
   const std::string metrics = folder / (run + "/metrics.jsonl");
@@ -75,12 +76,10 @@ std::vector<std::string> timeless_metrics(const TemporaryFolder& folder, const s
   return records;
 }
 
-TEST(Resume, KilledAfterEveryStepEndsInTheSameBits) {
-  const TemporaryFolder folder;
-  testing::make_tiny_corpus(folder);
-  testing::write_tiny_recipe(folder);
+// Kills a run of `recipe` after each of its steps; the end must be that of an undisturbed one.
+void expect_same_bits_when_killed(const TemporaryFolder& folder, const std::string& recipe) {
   const ProgramResult whole =
-      run_program({"train", "tiny.toml", "--set", "run.folder=whole"}, folder.path());
+      run_program({"train", recipe, "--set", "run.folder=whole"}, folder.path());
   ASSERT_EQ(whole.exit_code, 0) << whole.errors;
   const auto expected = final_tensors(folder, "whole");
   ASSERT_GT(expected.size(), 30U);
@@ -88,10 +87,10 @@ TEST(Resume, KilledAfterEveryStepEndsInTheSameBits) {
   // One run that is killed again and again, after each of its steps.
   int kills = 0;
   for (int step = 1; step < testing::kTinySteps; ++step) {
-    if (train_until(folder, "killed", step)) ++kills;
+    if (train_until(folder, recipe, "killed", step)) ++kills;
   }
   const ProgramResult last =
-      run_program({"train", "tiny.toml", "--set", "run.folder=killed"}, folder.path());
+      run_program({"train", recipe, "--set", "run.folder=killed"}, folder.path());
   ASSERT_EQ(last.exit_code, 0) << last.errors;
   EXPECT_GE(kills, testing::kTinySteps / 2);
   const auto actual = final_tensors(folder, "killed");
@@ -100,6 +99,70 @@ TEST(Resume, KilledAfterEveryStepEndsInTheSameBits) {
     EXPECT_TRUE(testing::same_bits(tensor, actual.at(name))) << name;
   }
   EXPECT_EQ(timeless_metrics(folder, "killed"), timeless_metrics(folder, "whole"));
+}
+
+TEST(Resume, KilledAfterEveryStepEndsInTheSameBits) {
+  const TemporaryFolder folder;
+  testing::make_tiny_corpus(folder);
+  testing::write_tiny_recipe(folder);
+  expect_same_bits_when_killed(folder, "tiny.toml");
+}
+
+// The stages begin with steps 5 and 10: runs are killed before, at and after these edges.
+TEST(Resume, KilledAroundTheEdgesOfStagesEndsInTheSameBits) {
+  const TemporaryFolder folder;
+  testing::make_tiny_corpus(folder);
+  testing::write_growing_recipes(folder);
+  expect_same_bits_when_killed(folder, "growing.toml");
+
+  // What the run says of itself.
+  std::map<int64_t, nlohmann::json> train;
+  std::map<int64_t, nlohmann::json> validation;
+  for (const std::string& line : timeless_metrics(folder, "killed")) {
+    const nlohmann::json record = nlohmann::json::parse(line);
+    const int64_t step = record.at("step");
+    auto& records = record.contains("validation/loss") ? validation : train;
+    EXPECT_EQ(records.count(step), 0U) << step;
+    records[step] = record;
+  }
+  ASSERT_EQ(train.size(), static_cast<size_t>(testing::kTinySteps));
+  for (const auto& [step, record] : train) {
+    EXPECT_EQ(record.at("train/context"), step <= 4 ? 16 : step <= 9 ? 32 : 64) << step;
+    EXPECT_EQ(record.at("train/window/w"), step <= 4 ? 4 : 16) << step;
+    const auto count = [&](const char* name) { return record.at(name).get<int64_t>(); };
+    EXPECT_EQ(count("data/trained_tokens") + count("data/padding"), 128 * step);
+    EXPECT_EQ(count("data/drawn_tokens"), count("data/trained_tokens") +
+                                              count("data/dropped_tokens") +
+                                              count("data/deferred_tokens"));
+    EXPECT_TRUE(record.contains("train/loss_at_position/8-15"));
+    EXPECT_EQ(record.contains("train/loss_at_position/32-63"), step > 9);
+  }
+  // The learning rate warms up again over three steps at each edge.
+  const auto rate = [&](int64_t step) { return train[step].at("train/learning_rate").get<double>(); };
+  EXPECT_LT(rate(5), 0.5 * rate(4));
+  EXPECT_GT(rate(7), 2 * rate(5));
+  EXPECT_LT(rate(10), 0.5 * rate(9));
+  // At the edges at the old and the new context, and every five steps.
+  for (const auto& [step, context] : std::map<int64_t, int64_t>{{4, 32}, {5, 32}, {9, 64}, {10, 64}, {14, 64}}) {
+    ASSERT_EQ(validation.count(step), 1U) << step;
+    EXPECT_EQ(validation[step].at("validation/context"), context);
+    EXPECT_TRUE(validation[step].contains("validation/loss_at_128"));
+    EXPECT_EQ(validation[step].contains("validation/loss_at_16"), step == 4);
+    EXPECT_EQ(validation[step].contains("validation/loss_at_32"), step == 9);
+  }
+  EXPECT_EQ(validation.size(), 5U);
+  const std::string log = testing::read_file(folder / "killed/train.log");
+  EXPECT_NE(log.find("stage 1: context 32, 4 rows of 32, window of w 16 (before: context 16, 8 rows "
+                     "of 16, window of w 4)"),
+            std::string::npos)
+      << log;
+}
+
+TEST(Resume, MasksGrowInTheSameBitsToo) {
+  const TemporaryFolder folder;
+  testing::make_tiny_corpus(folder);
+  testing::write_growing_recipes(folder);
+  expect_same_bits_when_killed(folder, "masked.toml");
 }
 
 TEST(Resume, NumberOfThreadsDoesNotMatter) {

@@ -7,11 +7,13 @@
 #include <complex>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels/cpu/isa.h"
 #include "kernels/reference/attention.h"
 #include "tests/support/golden.h"
+#include "tests/support/patterns.h"
 #include "tests/support/random.h"
 
 namespace sidewinder {
@@ -91,7 +93,11 @@ Results naive(const Problem& p, const Inputs& given, Dtype dtype) {
             Tensor::zeros(in.k.shape(), Dtype::f32), Tensor::zeros(in.v.shape(), Dtype::f32)};
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t self = p.layout.key_of(t);
-    const int64_t begin = p.pattern.first_visible(p.layout.first_key.data<int32_t>()[t], self);
+    std::vector<int64_t> keys;
+    const int64_t first = p.layout.first_key.data<int32_t>()[t];
+    for (int64_t key = first; key <= self; ++key) {
+      if (p.pattern.allows(self - first, key - first)) keys.push_back(key);
+    }
     for (int64_t h = 0; h < p.heads; ++h) {
       const float* q = in.q.data<float>() + (t * p.heads + h) * p.width;
       const float* dout = in.dout.data<float>() + (t * p.heads + h) * p.value_width;
@@ -102,7 +108,7 @@ Results naive(const Problem& p, const Inputs& given, Dtype dtype) {
       };
       std::vector<float> scores;
       float largest = -std::numeric_limits<float>::infinity();
-      for (int64_t key = begin; key <= self; ++key) {
+      for (const int64_t key : keys) {
         float sum = 0;
         for (int64_t d = 0; d < p.width; ++d) sum += q[d] * row(in.k, key)[d];
         scores.push_back(p.scale * sum + static_cast<float>(p.bias(h, self - key)));
@@ -112,9 +118,9 @@ Results naive(const Problem& p, const Inputs& given, Dtype dtype) {
       for (const float score : scores) total += std::exp(score - largest);
       const float lse = largest + std::log(total);
       r.lse.data<float>()[t * p.heads + h] = lse;
-      for (int64_t key = begin; key <= self; ++key) {
-        const float probability =
-            rounded(std::exp(scores[static_cast<size_t>(key - begin)] - lse), dtype);
+      auto score = scores.begin();
+      for (const int64_t key : keys) {
+        const float probability = rounded(std::exp(*score++ - lse), dtype);
         for (int64_t d = 0; d < p.value_width; ++d) out[d] += probability * row(in.v, key)[d];
       }
       float delta = 0;
@@ -122,8 +128,9 @@ Results naive(const Problem& p, const Inputs& given, Dtype dtype) {
         out[d] = rounded(out[d], dtype);
         delta += out[d] * dout[d];
       }
-      for (int64_t key = begin; key <= self; ++key) {
-        const float probability = std::exp(scores[static_cast<size_t>(key - begin)] - lse);
+      score = scores.begin();
+      for (const int64_t key : keys) {
+        const float probability = std::exp(*score++ - lse);
         float dp = 0;
         for (int64_t d = 0; d < p.value_width; ++d) dp += dout[d] * row(in.v, key)[d];
         const float ds = rounded(probability * (dp - delta), dtype);
@@ -343,6 +350,88 @@ TEST_P(AttentionPath, MatchesReferenceWithABiasPerHead) {
           expect_matches_reference(p, GetParam().dtype);
         }
       }
+    }
+  }
+}
+
+TEST_P(AttentionPath, MatchesReferenceForEveryPattern) {
+  for (const AttentionPattern& pattern : testing::all_patterns()) {
+    for (const int64_t kv_heads : {1, 2}) {
+      SCOPED_TRACE(testing::text_of(pattern) + " " + std::to_string(kv_heads));
+      Problem p{.layout = packed(1, 150, {0, 1, 20, 21}),
+                .pattern = pattern,
+                .heads = 2,
+                .kv_heads = kv_heads,
+                .width = 24,
+                .value_width = 40};
+      expect_matches_reference(p, GetParam().dtype);
+      if (kv_heads == 2) continue;
+      p.slopes = Tensor::from<float>({2}, {0.1F, 0.02F});
+      expect_matches_reference(p, GetParam().dtype);
+    }
+  }
+}
+
+TEST_P(AttentionPath, EveryPatternWorksOnCachedKeys) {
+  for (const AttentionPattern& pattern : testing::all_patterns()) {
+    for (const int64_t length : {1, 30}) {
+      SCOPED_TRACE(testing::text_of(pattern) + " " + std::to_string(length));
+      Problem p{.layout = SequenceLayout::continuation(2, length, 60, 70, 60),
+                .pattern = pattern,
+                .heads = 4,
+                .kv_heads = 2,
+                .width = 16,
+                .value_width = 16,
+                .slopes = Tensor::from<float>({4}, {0.1F, 0.02F, 0.0F, 0.05F})};
+      expect_matches_reference(p, GetParam().dtype);
+    }
+  }
+}
+
+TEST_P(AttentionPath, PatternsOverSeveralBlocksOfKeys) {
+  // Wide heads make the blocks of keys that are packed at once short: some 100 to 200 keys.
+  const std::vector<AttentionPattern> patterns = {
+      {.window = 32, .dilation = 2},
+      {.window = 16, .stride = 16},
+      {.window = 8, .block = 8, .summary = 4},
+      {.window = 100, .global = 130},
+      {.window = 16, .block = 8, .global = 8, .random = 3, .seed = 3}};
+  for (const AttentionPattern& pattern : patterns) {
+    SCOPED_TRACE(testing::text_of(pattern));
+    Problem p{.layout = packed(1, 420, {0, 11}),
+              .pattern = pattern,
+              .heads = 2,
+              .kv_heads = 1,
+              .width = 256,
+              .value_width = 256,
+              .scale = 0.0625F};
+    expect_matches_reference(p, GetParam().dtype);
+  }
+}
+
+TEST_P(AttentionPath, PackedEqualsUnpackedForEveryPattern) {
+  // Sinks, global tokens, blocks and random keys are counted from the start of the document.
+  const std::vector<int32_t> starts = {0, 37, 38, 90};
+  for (const AttentionPattern& pattern : testing::all_patterns()) {
+    SCOPED_TRACE(testing::text_of(pattern));
+    Problem p{.layout = packed(1, 140, starts),
+              .pattern = pattern,
+              .heads = 4,
+              .kv_heads = 2,
+              .width = 16,
+              .value_width = 16};
+    const Inputs inputs = random_inputs(p, GetParam().dtype);
+    const Results together = run(p, inputs);
+    for (size_t i = 0; i < starts.size(); ++i) {
+      const int64_t begin = starts[i];
+      const int64_t end = i + 1 < starts.size() ? starts[i + 1] : 140;
+      const auto part = [&](const Tensor& x) { return x.slice_rows(begin, end); };
+      Problem alone = p;
+      alone.layout = SequenceLayout::unpacked(1, end - begin);
+      const Results separate =
+          run(alone, {part(inputs.q), part(inputs.k), part(inputs.v), part(inputs.dout)});
+      expect_same_bits(separate, {part(together.out), part(together.lse), part(together.dq),
+                                  part(together.dk), part(together.dv)});
     }
   }
 }
@@ -616,6 +705,146 @@ TEST(Attention, BackwardMatchesComplexStep) {
       EXPECT_LT(relative_error(results.dv, step.gradient(2, results.dv.shape())), 1e-12);
     }
   }
+}
+
+TEST(Attention, BackwardMatchesComplexStepForEveryPattern) {
+  for (const AttentionPattern& pattern : testing::all_patterns()) {
+    SCOPED_TRACE(testing::text_of(pattern));
+    Problem p{.layout = packed(1, 21, {0, 4}),
+              .pattern = pattern,
+              .heads = 2,
+              .kv_heads = 1,
+              .width = 3,
+              .value_width = 2,
+              .scale = 0.7F,
+              .slopes = Tensor::from<float>({2}, {0.25F, 0.6F})};
+    const Inputs inputs = random_inputs(p, Dtype::f64);
+    const Results results = run(p, inputs);
+    ComplexStep step(p, inputs);
+    EXPECT_LT(relative_error(results.dq, step.gradient(0, results.dq.shape())), 1e-12);
+    EXPECT_LT(relative_error(results.dk, step.gradient(1, results.dk.shape())), 1e-12);
+    EXPECT_LT(relative_error(results.dv, step.gradient(2, results.dv.shape())), 1e-12);
+  }
+}
+
+// ---- The overlapping-chunk formulation of a window (Longformer's trick) as an oracle
+//
+// With reach w, chunk c covers tokens [c·w, c·w + 2·w), c = 0 … n / w − 2; scores are formed per
+// chunk, 2w × 2w of them. For queries of block b, keys of block b − 1 and their own are taken from
+// chunk b − 1; block 0 uses chunk 0. A query sees w keys before it and itself.
+
+struct Chunked {
+  std::vector<double> out, dq, dk, dv;
+  int64_t computed = 0;  // scores
+};
+
+Chunked overlapping_chunks(const Problem& p, const Inputs& in, int64_t reach) {
+  const int64_t n = p.layout.tokens();
+  const int64_t padded = (n + 2 * reach - 1) / (2 * reach) * 2 * reach;
+  const int64_t chunks = padded / reach - 1;
+  const int64_t size = 2 * reach;
+  const auto value = [&](const Tensor& x, int64_t t, int64_t d) {
+    return t < n ? x.at(t * x.size(2) + d) : 0.0;
+  };
+  Chunked result;
+  std::vector<std::vector<double>> scores;
+  for (int64_t c = 0; c < chunks; ++c) {
+    std::vector<double> chunk;
+    for (int64_t i = 0; i < size; ++i) {
+      for (int64_t j = 0; j < size; ++j) {
+        double sum = 0;
+        for (int64_t d = 0; d < p.width; ++d) {
+          sum += value(in.q, c * reach + i, d) * value(in.k, c * reach + j, d);
+        }
+        chunk.push_back(p.scale * sum);
+        ++result.computed;
+      }
+    }
+    scores.push_back(chunk);
+  }
+  result.out.assign(static_cast<size_t>(n * p.value_width), 0.0);
+  result.dq.assign(static_cast<size_t>(n * p.width), 0.0);
+  result.dk = result.dq;
+  result.dv = result.out;
+  const auto at = [](std::vector<double>& x, int64_t i) -> double& {
+    return x[static_cast<size_t>(i)];
+  };
+  for (int64_t t = 0; t < n; ++t) {
+    const int64_t chunk = std::max<int64_t>(0, t / reach - 1);
+    const int64_t begin = chunk * reach;
+    std::vector<double> row;
+    double largest = -1e300;
+    for (int64_t key = begin; key < begin + size; ++key) {
+      const bool seen = key <= t && t - key <= reach;
+      const double score =
+          scores[static_cast<size_t>(chunk)][static_cast<size_t>((t - begin) * size + key - begin)];
+      row.push_back(seen ? score : -1e300);
+      largest = std::max(largest, row.back());
+    }
+    double total = 0;
+    for (double& score : row) total += score = std::exp(score - largest);
+    double delta = 0;
+    std::vector<double> dp;
+    for (int64_t j = 0; j < size; ++j) {
+      at(row, j) /= total;
+      dp.push_back(0);
+      for (int64_t d = 0; d < p.value_width; ++d) {
+        at(result.out, t * p.value_width + d) += at(row, j) * value(in.v, begin + j, d);
+        dp.back() += value(in.dout, t, d) * value(in.v, begin + j, d);
+      }
+      delta += at(row, j) * dp.back();
+    }
+    for (int64_t j = 0; j < size; ++j) {
+      const int64_t key = begin + j;
+      if (at(row, j) == 0) continue;
+      const double ds = p.scale * at(row, j) * (at(dp, j) - delta);
+      for (int64_t d = 0; d < p.value_width; ++d) {
+        at(result.dv, key * p.value_width + d) += at(row, j) * value(in.dout, t, d);
+      }
+      for (int64_t d = 0; d < p.width; ++d) {
+        at(result.dq, t * p.width + d) += ds * value(in.k, key, d);
+        at(result.dk, key * p.width + d) += ds * value(in.q, t, d);
+      }
+    }
+  }
+  return result;
+}
+
+TEST(Attention, WindowEqualsOverlappingChunks) {
+  for (const int64_t reach : {1, 4, 13}) {
+    for (const int64_t length : {1, 3, 24, 40, 53}) {
+      SCOPED_TRACE(std::to_string(reach) + " " + std::to_string(length));
+      Problem p{.layout = SequenceLayout::unpacked(1, length),
+                .pattern = {reach + 1},
+                .heads = 1,
+                .kv_heads = 1,
+                .width = 8,
+                .value_width = 5};
+      const Inputs inputs = random_inputs(p, Dtype::f64);
+      const Chunked chunked = overlapping_chunks(p, inputs, reach);
+      const Results exact = run(p, inputs);
+      const Results single = run(p, to(inputs, Dtype::f32));
+      const auto as_tensor = [](const std::vector<double>& values, const Shape& shape) {
+        return Tensor::from<double>(shape, values);
+      };
+      for (const auto& [values, f64, f32] : {std::tuple{&chunked.out, exact.out, single.out},
+                                             {&chunked.dq, exact.dq, single.dq},
+                                             {&chunked.dk, exact.dk, single.dk},
+                                             {&chunked.dv, exact.dv, single.dv}}) {
+        const Tensor expected = as_tensor(*values, f64.shape());
+        EXPECT_LT(distance(f64, expected), 1e-12);
+        EXPECT_LT(distance(f32, expected), 1e-5);
+      }
+    }
+  }
+  // What the trick computes and what is needed of it.
+  Problem p{.layout = SequenceLayout::unpacked(1, 24),
+            .heads = 1,
+            .kv_heads = 1,
+            .width = 1,
+            .value_width = 1};
+  EXPECT_EQ(overlapping_chunks(p, random_inputs(p, Dtype::f64), 4).computed, 320);
+  EXPECT_EQ(AttentionPattern{5}.pairs(24), 110);
 }
 
 TEST(Attention, BackwardMatchesComplexStepWithCachedKeys) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <string>
@@ -108,6 +109,162 @@ TEST(HybridModel, GenerationEqualsTheTrainingForward) {
     }
     logits = model.next_logits(dtype, {tokens.begin() + 80, tokens.end()}, state);
     EXPECT_LT(testing::relative_error(logits, whole.slice_rows(89, 90).reshape({37})), bound);
+  }
+}
+
+// Positions of every kind, in a windowed and a full block of each model.
+std::map<std::string, BlockOptions> position_kinds() {
+  const auto with = [](const std::function<void(BlockOptions&)>& change) {
+    BlockOptions block;
+    change(block);
+    return block;
+  };
+  const auto scaled = [&](RopeScalingKind kind) {
+    return with([kind](BlockOptions& block) {
+      block.rope_scaling = kind;
+      block.rope_factor = 4;
+      block.rope_original_context = 64;
+      block.rope_beta_fast = 4;  // 64 tokens are too few for 32 rotations of most pairs
+      block.rope_short_factors = {1, 1, 1.5, 2};
+      block.rope_long_factors = {1, 2, 3, 4};
+    });
+  };
+  return {
+      {"none", with([](BlockOptions& block) { block.position = PositionKind::none; })},
+      {"alibi", with([](BlockOptions& block) { block.position = PositionKind::alibi; })},
+      {"rope", BlockOptions{}},
+      {"partial", with([](BlockOptions& block) { block.rotary_share = 0.5; })},
+      {"interleaved",
+       with([](BlockOptions& block) { block.rope_layout = RopeLayout::interleaved; })},
+      {"linear", scaled(RopeScalingKind::linear)},
+      {"ntk", scaled(RopeScalingKind::ntk)},
+      {"ntk_by_parts", scaled(RopeScalingKind::ntk_by_parts)},
+      {"yarn", scaled(RopeScalingKind::yarn)},
+      {"llama3", scaled(RopeScalingKind::llama3)},
+      {"dynamic", scaled(RopeScalingKind::dynamic)},
+      {"longrope", scaled(RopeScalingKind::longrope)},
+  };
+}
+
+void set_position(BlockOptions& block, const BlockOptions& from) {
+  BlockOptions changed = from;
+  changed.mixer = block.mixer;
+  changed.pattern = block.pattern;
+  changed.window = block.window;
+  changed.heads = block.heads;
+  changed.key_value_heads = block.key_value_heads;
+  changed.head_width = block.head_width;
+  changed.qk_norm = block.qk_norm;
+  changed.feed_forward = block.feed_forward;
+  block = changed;
+}
+
+HybridModel model_with(const std::string& layers, const BlockOptions& position, Dtype dtype) {
+  ModelOptions options = testing::tiny_options(layers);
+  for (auto& [letter, block] : options.blocks) {
+    if (block.mixer == MixerKind::attention) set_position(block, position);
+  }
+  return HybridModel(options, Initializer{.seed = 7, .dtype = dtype});
+}
+
+Tensor all_logits(HybridModel& model, Dtype dtype, const std::vector<int32_t>& tokens) {
+  const int64_t count = static_cast<int64_t>(tokens.size());
+  const SequenceLayout layout = SequenceLayout::unpacked(1, count);
+  return model.logits(dtype, {layout, layout}, Tensor::from<int32_t>({count}, tokens));
+}
+
+// The error of next_logits after `prompt` tokens at once and the rest one by one, against the
+// whole.
+double worst_error_of_generation(HybridModel& model, Dtype dtype,
+                                 const std::vector<int32_t>& tokens, size_t prompt) {
+  const Tensor whole = all_logits(model, dtype, tokens);
+  const int64_t vocabulary = whole.size(1);
+  GenerationState state;
+  double worst = 0;
+  for (size_t end = prompt; end <= tokens.size(); ++end) {
+    const size_t begin = end == prompt ? 0 : end - 1;
+    const auto at = [&](size_t i) { return tokens.begin() + static_cast<int64_t>(i); };
+    const Tensor logits = model.next_logits(dtype, {at(begin), at(end)}, state);
+    const int64_t row = static_cast<int64_t>(end) - 1;
+    worst = std::max(worst, testing::relative_error(
+                                logits, whole.slice_rows(row, row + 1).reshape({vocabulary})));
+  }
+  return worst;
+}
+
+TEST(Positions, GenerationEqualsTheTrainingForward) {
+  for (const auto& [name, position] : position_kinds()) {
+    SCOPED_TRACE(name);
+    for (const Dtype dtype : {Dtype::f64, Dtype::f32}) {
+      HybridModel model = model_with("mwf", position, dtype);
+      // Kinds that depend on the length agree as long as it is of one class.
+      const bool fixed = !rope_depends_on_length(model.block_context('f').rope);
+      const std::vector<int32_t> tokens = random_tokens(fixed ? 90 : 64, 37, 9);
+      EXPECT_LT(worst_error_of_generation(model, dtype, tokens, 40),
+                dtype == Dtype::f64 ? 1e-11 : 2e-5);
+    }
+  }
+}
+
+// With one block of attention keys do not depend on frequencies, so generation past the original
+// context equals a forward pass over just what has been read, token by token.
+TEST(Positions, CachedKeysFollowFrequenciesThatChangeWithTheLength) {
+  for (const std::string kind : {"dynamic", "longrope"}) {
+    for (const std::string layers : {"mf", "mw"}) {
+      SCOPED_TRACE(kind + " " + layers);
+      HybridModel model = model_with(layers, position_kinds().at(kind), Dtype::f64);
+      const std::vector<int32_t> tokens = random_tokens(80, 37, 9);
+      GenerationState state;
+      for (int64_t t = 0; t < 80; ++t) {
+        const Tensor logits =
+            model.next_logits(Dtype::f64, {tokens[static_cast<size_t>(t)]}, state);
+        const Tensor whole =
+            all_logits(model, Dtype::f64, {tokens.begin(), tokens.begin() + t + 1});
+        ASSERT_LT(testing::relative_error(logits, whole.slice_rows(t, t + 1).reshape({37})), 1e-11)
+            << "token " << t;
+      }
+    }
+  }
+}
+
+TEST(Positions, EveryKindIsAModelOfItsOwn) {
+  std::map<double, std::string> losses;
+  const std::vector<std::vector<int32_t>> documents = {random_tokens(80, 37, 3)};
+  for (const auto& [name, position] : position_kinds()) {
+    HybridModel model = model_with("mf", position, Dtype::f64);
+    const double loss = testing::packed_loss(model, Dtype::f64, documents).loss;
+    EXPECT_TRUE(losses.emplace(loss, name).second) << name << " equals " << losses.at(loss);
+  }
+}
+
+TEST(Positions, PackedDocumentsKeepTheirPositions) {
+  const std::vector<std::vector<int32_t>> documents = {
+      random_tokens(30, 37, 1), random_tokens(1, 37, 2), random_tokens(25, 37, 3)};
+  for (const auto& [name, position] : position_kinds()) {
+    SCOPED_TRACE(name);
+    HybridModel model = model_with("mwf", position, Dtype::f64);
+    const auto packed = testing::packed_loss(model, Dtype::f64, documents);
+    const auto unpacked = testing::unpacked_loss(model, Dtype::f64, documents);
+    EXPECT_NEAR(packed.loss, unpacked.loss, 1e-11 * packed.loss);
+    for (const auto& [parameter, gradient] : packed.gradients) {
+      EXPECT_LT(testing::relative_error(gradient, unpacked.gradients.at(parameter)), 1e-10)
+          << parameter;
+    }
+  }
+}
+
+// Rotary scores depend on distances alone, so a windowed block does not know where its row begins.
+TEST(Positions8, AWindowedBlockDoesNotSeeWherePositionsStart) {
+  const std::vector<int32_t> tokens = random_tokens(40, 37, 4);
+  for (const char* const kind : {"rope", "alibi", "yarn", "interleaved"}) {
+    HybridModel model = model_with("w", position_kinds().at(kind), Dtype::f64);
+    const auto logits_from = [&](int32_t first_position) {
+      const std::vector<int32_t> starts = {0};
+      const std::vector<int32_t> positions = {first_position};
+      const SequenceLayout layout = SequenceLayout::packed(1, 40, starts, positions);
+      return model.logits(Dtype::f64, {layout, layout}, Tensor::from<int32_t>({40}, tokens));
+    };
+    EXPECT_LT(testing::relative_error(logits_from(100000), logits_from(0)), 1e-9) << kind;
   }
 }
 

@@ -56,7 +56,7 @@ TEST(ResolvedRecipe, KeepsRotaryScaling) {
                                          path + "rope_long_factors=[1, 7.5]"};
   const std::string text = resolved_toml(load_recipe(kMinimal, sets));
   EXPECT_NE(text.find("\nrope_long_factors = [1.0, 7.5]\n"), std::string::npos) << text;
-  const BlockOptions& block = parse_recipe(text, "stored").model.blocks.at("w");
+  const BlockOptions block = parse_recipe(text, "stored").model.blocks.at("w");
   const RopeOptions rope = rope_options(block);
   EXPECT_TRUE(rope.interleaved);
   EXPECT_EQ(rope.scaling.kind, RopeScalingKind::longrope);

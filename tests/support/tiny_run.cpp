@@ -1,7 +1,8 @@
 #include "tests/support/tiny_run.h"
 
-#include <fstream>
 #include <nlohmann/json.hpp>
+
+#include <fstream>
 #include <stdexcept>
 
 #include "kernels/base/philox.h"
@@ -64,6 +65,39 @@ warmup_steps = 2
 every_steps = 1
 keep_last = 2
 )";
+}
+
+void write_growing_recipes(const TemporaryFolder& folder) {
+  write_tiny_recipe(folder);
+  const std::string stages = R"(
+[[context.stage]]
+from = 0
+length = 16
+[context.stage.block.w]
+window = 4
+[[context.stage]]
+from = 4
+length = 32
+[[context.stage]]
+from = 9
+length = 64
+)";
+  std::ofstream(folder / "growing.toml") << R"(
+extends = "tiny.toml"
+[data]
+long_documents = "defer"
+[context]
+curve = "stages"
+learning_rate = "rewarm"
+rewarm_steps = 3
+validate_lengths = [128]
+)" << stages;
+  std::ofstream(folder / "masked.toml") << R"(
+extends = "tiny.toml"
+[context]
+curve = "stages"
+form = "mask"
+)" << stages;
 }
 
 }  // namespace sidewinder::testing

@@ -118,7 +118,7 @@ TEST(Convert, ATrainedRunIsWrittenWithANewConfig) {
   testing::make_tiny_corpus(folder);
   testing::write_tiny_recipe(folder);
   expect_good(run_program(
-      {"train", "tiny.toml", "--set", "model.layers=w", "--set", "train.steps=1"}, folder.path()));
+      {"train", "tiny.toml", "--set", "model.layers=w", "--set", "train.steps=2"}, folder.path()));
   expect_good(run_program({"convert", "runs/tiny", "hf", "--dtype", "bf16"}, folder.path()));
   const auto config = nlohmann::json::parse(testing::read_file(folder / "hf/config.json"));
   EXPECT_EQ(config["model_type"], "mistral");

@@ -258,8 +258,8 @@ TEST(HuggingFaceExport, ModelsWithoutAFamilyAreRefusedWithReasons) {
                 "not llama or mistral: block x: its mixer is not attention"
                 "\n    not mamba: block x: it has a feed-forward");
   block = attention_block();
-  block.rope = false;
-  EXPECT_THAT(refusal_of(small(block)), HasSubstr("block x: rope is off"));
+  block.position = PositionKind::alibi;
+  EXPECT_THAT(refusal_of(small(block)), HasSubstr("block x: its positions are not rotary"));
   block = attention_block();
   block.rotary_share = 0.5;
   EXPECT_THAT(refusal_of(small(block)), HasSubstr("block x: rotary_share is not 1"));

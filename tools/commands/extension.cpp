@@ -1,8 +1,8 @@
 #include "tools/commands/extension.h"
 
 #include <fmt/core.h>
-
 #include <nlohmann/json.hpp>
+
 #include <set>
 
 #include "kernels/base/log.h"
@@ -44,10 +44,20 @@ std::optional<std::string> Extension::at_stage_end(int64_t step, int64_t context
   return record_.verdict(step, context);
 }
 
+void Extension::refuse_failed(int64_t step) const {
+  for (const int64_t context : contexts_) {
+    if (const std::optional<std::string> reason = record_.verdict(step, context)) {
+      throw Error(ExitCode::numeric_stop, fmt::format("stopped after step {}: {}", step, *reason));
+    }
+  }
+}
+
 void Extension::print() const {
-  std::vector<TableRow> rows = {{"", "step", "context", "loss", "far loss", "targets", "far targets"}};
+  std::vector<TableRow> rows = {
+      {"", "step", "context", "loss", "far loss", "targets", "far targets"}};
   for (const ExtensionMeasurement& m : record_.measurements()) {
-    rows.push_back({m.when, std::to_string(m.step), count_text(m.context), fmt::format("{:.4f}", m.loss),
+    rows.push_back({m.when, std::to_string(m.step), count_text(m.context),
+                    fmt::format("{:.4f}", m.loss),
                     m.far_targets == 0 ? "-" : fmt::format("{:.4f}", m.far_loss),
                     count_text(m.targets), count_text(m.far_targets)});
   }

@@ -3,6 +3,8 @@
 #include <fmt/core.h>
 #include <nlohmann/json.hpp>
 
+#include <functional>
+
 #include "kernels/base/check.h"
 #include "tools/assemble.h"
 #include "trainer/schedule.h"
@@ -10,7 +12,7 @@
 namespace sidewinder {
 namespace {
 
-// The steps at which the plan changes or the learning rate has a corner.
+// The steps from which another plan holds.
 std::vector<int64_t> steps_of_interest(const ContextSchedule& schedule, const Recipe& recipe) {
   std::vector<int64_t> steps;
   for (int64_t step = 0; step < recipe.train.steps;) {
@@ -41,10 +43,27 @@ ExitCode show_schedule(const ShowScheduleCommand& command) {
   const std::vector<int64_t> changes = steps_of_interest(schedule, recipe);
   const std::vector<int64_t> steps = thinned(changes, command.rows);
 
+  // One column for each thing that the schedule sets for the blocks of a letter.
+  struct Column {
+    std::string name;
+    std::function<double(const ContextPlan&)> value;
+  };
+  std::vector<Column> columns;
+  for (const auto& [letter, block] : schedule.at({}).blocks) {
+    const auto add = [&, name = letter](const char* what, double first, auto member) {
+      if (first == 0) return;
+      columns.push_back({fmt::format("{} {}", what, name), [=](const ContextPlan& plan) {
+                           return static_cast<double>(plan.blocks.at(name).*member);
+                         }});
+    };
+    add("window", static_cast<double>(block.window), &BlockPlan::window);
+    add("rope base", block.rope_base, &BlockPlan::rope_base);
+    add("rope factor", block.rope_factor, &BlockPlan::rope_factor);
+  }
+
   fmt::print("{:>9} {:>14} {:>6} {:>9} {:>7} {:>11} {:>9} {:>14}", "from step", "row slots",
              "stage", "context", "rows", "row length", "fragment", "learning rate");
-  for (const auto& [letter, block] : schedule.at({}).blocks)
-    fmt::print(" {:>10}", "window " + letter);
+  for (const Column& column : columns) fmt::print(" {:>14}", column.name);
   fmt::print("\n");
   nlohmann::json table = nlohmann::json::array();
   for (const int64_t step : steps) {
@@ -55,21 +74,16 @@ ExitCode show_schedule(const ShowScheduleCommand& command) {
     fmt::print("{:>9} {:>14} {:>6} {:>9} {:>7} {:>11} {:>9} {:>14.4e}", step + 1,
                progress.row_slots, plan.stage, plan.length, plan.rows.rows, plan.rows.row_length,
                plan.fragment == 0 ? "-" : std::to_string(plan.fragment), rate);
-    nlohmann::json windows = nlohmann::json::object();
-    for (const auto& [letter, block] : plan.blocks) {
-      fmt::print(" {:>10}", block.window);
-      windows[letter] = block.window;
+    nlohmann::json entry = {{"step", step + 1},          {"row_slots", progress.row_slots},
+                            {"stage", plan.stage},       {"context", plan.length},
+                            {"rows", plan.rows.rows},    {"row_length", plan.rows.row_length},
+                            {"fragment", plan.fragment}, {"learning_rate", rate}};
+    for (const Column& column : columns) {
+      fmt::print(" {:>14}", column.value(plan));
+      entry[column.name] = column.value(plan);
     }
     fmt::print("\n");
-    table.push_back({{"step", step + 1},
-                     {"row_slots", progress.row_slots},
-                     {"stage", plan.stage},
-                     {"context", plan.length},
-                     {"rows", plan.rows.rows},
-                     {"row_length", plan.rows.row_length},
-                     {"fragment", plan.fragment},
-                     {"learning_rate", rate},
-                     {"windows", windows}});
+    table.push_back(entry);
   }
   fmt::print("{} steps, {} row slots, {} {}", recipe.train.steps,
              schedule.progress_at(recipe.train.steps).row_slots, changes.size(),

@@ -171,10 +171,43 @@ inline I32 sees(const I32 first, const I32 last, int64_t key) {
   const I32 keys = I32{} + static_cast<int32_t>(key);
   return (first <= keys) & (keys <= last);
 }
+// How the keys that only some lanes see are told.
+enum class Mask { none, range, bits };
+
 inline I32 load_lanes(const int32_t* p) {
   using Unaligned = int32_t __attribute__((vector_size(kLanes * 4), aligned(4)));
   return *reinterpret_cast<const Unaligned*>(p);
 }
+
+// Lanes of one vector that see a key.
+template <Mask kMask>
+class Seen {
+ public:
+  Seen(const TileKeys& visible, int64_t v, KeyRange block)
+      : first_(load_lanes(visible.first + v * kLanes)),
+        last_(load_lanes(visible.last + v * kLanes)),
+        bits_(visible.bits == nullptr ? nullptr : visible.bits + v),
+        vectors_(visible.vectors),
+        begin_(block.begin) {
+    int32_t lane[kLanes];
+    for (int i = 0; i < kLanes; ++i) lane[i] = 1 << i;
+    lane_ = load_lanes(lane);
+  }
+  I32 operator()(int64_t key) const {
+    if constexpr (kMask == Mask::bits) {
+      const I32 word = I32{} + static_cast<int32_t>(bits_[(key - begin_) * vectors_]);
+      return (word & lane_) != 0;
+    } else {
+      return sees(first_, last_, key);
+    }
+  }
+
+ private:
+  I32 first_, last_, lane_;
+  const uint32_t* bits_;
+  int64_t vectors_;
+  int64_t begin_;
+};
 
 // Keys that all vectors see fully, inside the block and with even bounds; empty when begin == end.
 KeyRange full_keys(const TileKeys& visible, KeyRange block) {
@@ -198,20 +231,32 @@ KeyRange seen_by(const TileKeys& visible, int64_t v, KeyRange range) {
   return seen;
 }
 
+// Whether every vector may see all of `range`.
+bool seen_by_all(const TileKeys& visible, KeyRange range) {
+  for (int64_t v = 0; v < visible.vectors; ++v) {
+    const KeyRange seen = seen_by(visible, v, range);
+    if (seen.begin != range.begin || seen.end != range.end) return false;
+  }
+  return true;
+}
+
 // ---- Bias
 
 // scores = scale · scores + slope · (key − query), of keys begin … begin + count − 1 and vectors
 // v … v + kVectors − 1 of a tile.
 template <int kVectors>
-void add_bias(const TileKeys& visible, const float* slopes, float scale, int64_t v, int32_t begin,
-              int64_t count, float* scores) {
+void add_bias(const TileKeys& visible, KeyRange block, const float* slopes, float scale, int64_t v,
+              int32_t begin, int64_t count, float* scores) {
   for (int n = 0; n < kVectors; ++n) {
     const int64_t lane = (v + n) * kLanes;
     const F32 slope = load(slopes + lane);
     const I32 query = load_lanes(visible.last + lane);
     for (int64_t i = 0; i < count; ++i) {
       float* const score = scores + (i * kVectors + n) * kLanes;
-      const I32 distance = (I32{} + static_cast<int32_t>(begin + i)) - query;
+      const auto key = static_cast<int32_t>(begin + i);
+      const int32_t position =
+          visible.positions == nullptr ? key : visible.positions[key - block.begin];
+      const I32 distance = (I32{} + position) - query;
       store(score, load(score) * scale + slope * __builtin_convertvector(distance, F32));
     }
   }
@@ -220,7 +265,7 @@ void add_bias(const TileKeys& visible, const float* slopes, float scale, int64_t
 // ---- Forward
 
 // Vectors v … v + kVectors − 1 of the tile against the keys of `range`.
-template <bool kPairs, int kVectors, bool kMasked>
+template <bool kPairs, int kVectors, Mask kMask>
 void forward_keys(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
   constexpr int64_t kPair = kPairs ? 2 : 1;
   constexpr int64_t kRow = kVectors * kLanes;
@@ -233,14 +278,14 @@ void forward_keys(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
       count);
   const bool biased = tile.slopes != nullptr;
   if (biased) {
-    add_bias<kVectors>(*tile.visible, tile.slopes, tile.score_scale, v, range.begin, count, scores);
+    add_bias<kVectors>(*tile.visible, tile.block, tile.slopes, tile.score_scale, v, range.begin,
+                       count, scores);
   }
 
   F32 rescale[kVectors];
   for (int n = 0; n < kVectors; ++n) {
     const int64_t lane = (v + n) * kLanes;
-    const I32 first = load_lanes(tile.visible->first + lane);
-    const I32 last = load_lanes(tile.visible->last + lane);
+    const Seen<kMask> seen(*tile.visible, v + n, tile.block);
     float* column = scores + n * kLanes;
     const F32 scale = broadcast(biased ? 1.0F : tile.score_scale);
 
@@ -249,8 +294,8 @@ void forward_keys(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
     for (int64_t i = 0; i < count; i += 2) {
       for (int j = 0; j < 2; ++j) {
         F32 candidate = max(load(column + (i + j) * kRow), top[j]);
-        if constexpr (kMasked) {
-          candidate = select(sees(first, last, range.begin + i + j), candidate, top[j]);
+        if constexpr (kMask != Mask::none) {
+          candidate = select(seen(range.begin + i + j), candidate, top[j]);
         }
         top[j] = candidate;
       }
@@ -266,7 +311,7 @@ void forward_keys(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
       F32 p[2];
       for (int j = 0; j < 2; ++j) {
         p[j] = exp2_of<kPairs>(load(column + (i + j) * kRow) * scale - now);
-        if constexpr (kMasked) p[j] = select(sees(first, last, range.begin + i + j), p[j], F32{});
+        if constexpr (kMask != Mask::none) p[j] = select(seen(range.begin + i + j), p[j], F32{});
         sum[j] += p[j];
       }
 #if defined(__AVX512BF16__)
@@ -289,20 +334,39 @@ void forward_keys(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
       round_up(tile.value_width, 2));
 }
 
-template <bool kPairs, int kVectors, bool kMasked>
+template <bool kPairs, int kVectors, Mask kMask>
 void forward_chunks(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
   while (range.begin < range.end) {
     const KeyRange chunk = {range.begin,
                             static_cast<int32_t>(smaller(range.begin + kForwardChunk, range.end))};
-    forward_keys<kPairs, kVectors, kMasked>(tile, v, chunk);
+    forward_keys<kPairs, kVectors, kMask>(tile, v, chunk);
     range.begin = chunk.end;
+  }
+}
+
+// All vectors of the tile.
+template <bool kPairs, Mask kMask>
+void forward_tile(const AttentionForwardTile& tile, KeyRange range) {
+  switch (tile.visible->vectors) {
+    case 1: forward_chunks<kPairs, 1, kMask>(tile, 0, range); break;
+    case 2: forward_chunks<kPairs, 2, kMask>(tile, 0, range); break;
+    default: forward_chunks<kPairs, 3, kMask>(tile, 0, range); break;
   }
 }
 
 template <bool kPairs>
 void forward_edge(const AttentionForwardTile& tile, KeyRange range) {
-  for (int64_t v = 0; v < tile.visible->vectors; ++v) {
-    forward_chunks<kPairs, 1, true>(tile, v, seen_by(*tile.visible, v, range));
+  const TileKeys& visible = *tile.visible;
+  if (visible.bits != nullptr && seen_by_all(visible, range)) {
+    return forward_tile<kPairs, Mask::bits>(tile, range);
+  }
+  for (int64_t v = 0; v < visible.vectors; ++v) {
+    const KeyRange seen = seen_by(visible, v, range);
+    if (visible.bits == nullptr) {
+      forward_chunks<kPairs, 1, Mask::range>(tile, v, seen);
+    } else {
+      forward_chunks<kPairs, 1, Mask::bits>(tile, v, seen);
+    }
   }
 }
 
@@ -310,11 +374,7 @@ template <bool kPairs>
 void forward(const AttentionForwardTile& tile) {
   const KeyRange full = full_keys(*tile.visible, tile.block);
   forward_edge<kPairs>(tile, {tile.block.begin, full.begin});
-  switch (tile.visible->vectors) {
-    case 1: forward_chunks<kPairs, 1, false>(tile, 0, full); break;
-    case 2: forward_chunks<kPairs, 2, false>(tile, 0, full); break;
-    default: forward_chunks<kPairs, 3, false>(tile, 0, full); break;
-  }
+  forward_tile<kPairs, Mask::none>(tile, full);
   forward_edge<kPairs>(tile, {full.end, tile.block.end});
 }
 
@@ -346,7 +406,7 @@ struct Gradients {
 };
 
 // Fills `gradients` for keys `strip` (whose first row there is `row`) and vectors v … of the tile.
-template <bool kPairs, int kVectors, bool kMasked>
+template <bool kPairs, int kVectors, Mask kMask>
 void backward_scores(const AttentionBackwardTile& tile, int64_t v, KeyRange strip, int64_t row,
                      Gradients<kPairs>& gradients) {
   constexpr int64_t kPair = kPairs ? 2 : 1;
@@ -365,15 +425,15 @@ void backward_scores(const AttentionBackwardTile& tile, int64_t v, KeyRange stri
       count);
   const bool biased = tile.slopes != nullptr;
   if (biased) {
-    add_bias<kVectors>(*tile.visible, tile.slopes, tile.score_scale, v, strip.begin, count, scores);
+    add_bias<kVectors>(*tile.visible, tile.block, tile.slopes, tile.score_scale, v, strip.begin,
+                       count, scores);
   }
   const F32 scale = broadcast(biased ? 1.0F : tile.score_scale);
   for (int n = 0; n < kVectors; ++n) {
     const int64_t lane = (v + n) * kLanes;
     const F32 lse = load(tile.lse + lane);
     const F32 delta = load(tile.delta + lane);
-    const I32 first = load_lanes(tile.visible->first + lane);
-    const I32 last = load_lanes(tile.visible->last + lane);
+    const Seen<kMask> seen(*tile.visible, v + n, tile.block);
     for (int64_t i = 0; i < count; i += 2) {
       F32 p[2];
       F32 ds[2];
@@ -381,8 +441,8 @@ void backward_scores(const AttentionBackwardTile& tile, int64_t v, KeyRange stri
         const int64_t at = (i + j) * kRow + n * kLanes;
         p[j] = exp2_of<kPairs>(load(scores + at) * scale - lse);
         ds[j] = p[j] * (load(dprobability + at) - delta);
-        if constexpr (kMasked) {
-          const I32 mask = sees(first, last, strip.begin + i + j);
+        if constexpr (kMask != Mask::none) {
+          const I32 mask = seen(strip.begin + i + j);
           p[j] = select(mask, p[j], F32{});
           ds[j] = select(mask, ds[j], F32{});
         }
@@ -487,14 +547,14 @@ inline void for_each_group(int64_t vectors, const Function& function) {
   }
 }
 
-template <bool kPairs>
-void backward_full(const AttentionBackwardTile& tile, KeyRange chunk,
-                   Gradients<kPairs>& gradients) {
+template <bool kPairs, Mask kMask>
+void backward_chunk(const AttentionBackwardTile& tile, KeyRange chunk,
+                    Gradients<kPairs>& gradients) {
   const int64_t vectors = tile.visible->vectors;
   for (int32_t key = chunk.begin; key < chunk.end; key += kStrip) {
     const KeyRange strip = {key, static_cast<int32_t>(smaller(key + kStrip, chunk.end))};
     for_each_group(vectors, [&](auto group, int64_t v) {
-      backward_scores<kPairs, decltype(group)::value, false>(tile, v, strip, key - chunk.begin,
+      backward_scores<kPairs, decltype(group)::value, kMask>(tile, v, strip, key - chunk.begin,
                                                              gradients);
     });
   }
@@ -508,12 +568,19 @@ template <bool kPairs>
 void backward_edge(const AttentionBackwardTile& tile, KeyRange chunk,
                    Gradients<kPairs>& gradients) {
   const TileKeys& visible = *tile.visible;
+  if (visible.bits != nullptr && seen_by_all(visible, chunk)) {
+    return backward_chunk<kPairs, Mask::bits>(tile, chunk, gradients);
+  }
   gradients.clear();
   for (int64_t v = 0; v < visible.vectors; ++v) {
     const KeyRange seen = seen_by(visible, v, chunk);
     for (int32_t key = seen.begin; key < seen.end; key += kStrip) {
       const KeyRange strip = {key, static_cast<int32_t>(smaller(key + kStrip, seen.end))};
-      backward_scores<kPairs, 1, true>(tile, v, strip, key - chunk.begin, gradients);
+      if (visible.bits == nullptr) {
+        backward_scores<kPairs, 1, Mask::range>(tile, v, strip, key - chunk.begin, gradients);
+      } else {
+        backward_scores<kPairs, 1, Mask::bits>(tile, v, strip, key - chunk.begin, gradients);
+      }
     }
     if (seen.begin < seen.end) {
       add_query_gradient<kPairs, 1>(tile, gradients, seen, seen.begin - chunk.begin, v);
@@ -548,7 +615,7 @@ void backward(const AttentionBackwardTile& tile) {
   };
   const auto edge = [&](KeyRange chunk) { backward_edge<kPairs>(tile, chunk, gradients); };
   chunks({tile.block.begin, full.begin}, edge);
-  chunks(full, [&](KeyRange chunk) { backward_full<kPairs>(tile, chunk, gradients); });
+  chunks(full, [&](KeyRange chunk) { backward_chunk<kPairs, Mask::none>(tile, chunk, gradients); });
   chunks({full.end, tile.block.end}, edge);
 }
 
@@ -775,6 +842,16 @@ void few_mix(const float* weights, const T* values, int64_t stride, int64_t widt
   }
 }
 
+// function(begin, count) for the keys that a lane sees, at most kChunk at once.
+template <int64_t kChunk, typename Function>
+inline void for_each_chunk(const AttentionFewQueries& few, int64_t lane, const Function& function) {
+  for (int64_t r = lane == 0 ? 0 : few.ranges_end[lane - 1]; r < few.ranges_end[lane]; ++r) {
+    for (int64_t begin = few.visible[r].begin; begin < few.visible[r].end; begin += kChunk) {
+      function(begin, smaller(kChunk, few.visible[r].end - begin));
+    }
+  }
+}
+
 template <typename T>
 void few_queries(const AttentionFewQueries& few) {
   constexpr int64_t kChunk = 64;
@@ -789,15 +866,13 @@ void few_queries(const AttentionFewQueries& few) {
     for (int64_t d = 0; d < value_width; d += kLanes) store(few.mixed + d, F32{});
     float largest = kNoScore;
     F32 sum = {};
-    const KeyRange visible = few.visible[lane];
-    for (int64_t begin = visible.begin; begin < visible.end; begin += kChunk) {
-      const int64_t count = smaller(kChunk, visible.end - begin);
+    for_each_chunk<kChunk>(few, lane, [&](int64_t begin, int64_t count) {
       alignas(64) float scores[kChunk];
       few_scores(few.query, static_cast<const T*>(few.keys.data) + begin * few.keys.token_stride,
                  few.keys.token_stride, width, count, few.score_scale, scores);
       if (few.slopes != nullptr) {
         for (int64_t i = 0; i < count; ++i) {
-          scores[i] += few.slopes[lane] * static_cast<float>(begin + i - (visible.end - 1));
+          scores[i] += few.slopes[lane] * static_cast<float>(begin + i - few.position[lane]);
         }
       }
       F32 top = broadcast(largest);
@@ -814,7 +889,7 @@ void few_queries(const AttentionFewQueries& few) {
       }
       few_mix(scores, static_cast<const T*>(few.values.data) + begin * few.values.token_stride,
               few.values.token_stride, value_width, count, rescale[0], few.mixed);
-    }
+    });
     few.largest[lane] = largest;
     const float total = sum_lanes(sum);
     few.sum[lane] = total;

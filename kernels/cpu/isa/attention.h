@@ -35,13 +35,19 @@ struct KeyRange {
 inline constexpr int64_t kMaxTileLanes = 96;
 inline constexpr int64_t kMaxTileVectors = 8;
 
-// Keys that the lanes of a tile see, as indices relative to the first packed key.
+// Keys that the lanes of a tile see. Indices count the keys of the document, or those gathered for
+// the tile.
 struct TileKeys {
   int64_t vectors;  // in use; lanes past the last query see every key and hold zeros
-  alignas(64) int32_t first[kMaxTileLanes];
-  alignas(64) int32_t last[kMaxTileLanes];
-  KeyRange any[kMaxTileVectors];  // per vector: keys that some lane sees
-  KeyRange all[kMaxTileVectors];  // keys that every lane sees
+  alignas(64) int32_t first[kMaxTileLanes];  // first ≤ key ≤ last, unless there are bits
+  alignas(64) int32_t last[kMaxTileLanes];   // the query itself
+  KeyRange any[kMaxTileVectors];             // per vector: contains the keys that some lane sees
+  KeyRange all[kMaxTileVectors];             // keys that every lane sees
+  // [key − block.begin][vectors], a bit per lane: which see a key outside of `all`. Null: the range
+  // first … last says it.
+  const uint32_t* bits = nullptr;
+  // [key − block.begin]: positions of gathered keys. Null: the index is the position.
+  const int32_t* positions = nullptr;
 };
 
 struct AttentionForwardTile {
@@ -67,13 +73,15 @@ struct AttentionFewQueries {
   HeadRows queries, out;
   HeadRows keys, values;
   int64_t lanes;
-  const KeyRange* visible;  // per lane
-  float score_scale;        // scale · log2 e
-  const float* slopes;      // per lane, base 2, or null
-  float* query;             // work space [width, padded]
-  float* mixed;             // work space [value width, padded]
-  float* largest;           // [lanes] largest scaled score (base 2)
-  float* sum;               // [lanes] Σ P
+  const KeyRange* visible;    // ranges of keys, those of one lane after those of another
+  const int64_t* ranges_end;  // per lane: past its last one
+  const int64_t* position;    // of the query, per lane
+  float score_scale;          // scale · log2 e
+  const float* slopes;        // per lane, base 2, or null
+  float* query;               // work space [width, padded]
+  float* mixed;               // work space [value width, padded]
+  float* largest;             // [lanes] largest scaled score (base 2)
+  float* sum;                 // [lanes] Σ P
 };
 
 struct AttentionBackwardTile {

@@ -1,0 +1,186 @@
+#include "kernels/cpu/attention_tiles.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace sidewinder {
+namespace {
+
+int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+}  // namespace
+
+std::vector<Document> documents_of(const SequenceLayout& layout, const AttentionPattern& pattern) {
+  std::vector<Document> documents;
+  const int64_t step = pattern.separable() ? pattern.dilation : 1;
+  const std::vector<int32_t>& starts = layout.document_starts;
+  for (size_t i = 0; i < starts.size(); ++i) {
+    const int64_t begin = starts[i];
+    const int64_t end = i + 1 < starts.size() ? starts[i + 1] : layout.tokens();
+    const int64_t first_key = layout.first_key.data<int32_t>()[begin];
+    const int64_t past = layout.key_of(begin) - first_key;
+    // Class r has keys r, r + step, …; its first query is token `skipped`.
+    for (int64_t r = 0; r < step; ++r) {
+      const int64_t skipped = ((r - past) % step + step) % step;
+      const int64_t tokens = (end - begin - skipped + step - 1) / step;
+      if (tokens <= 0) continue;
+      documents.push_back(
+          {begin + skipped, tokens, first_key + r, (past + skipped - r) / step, step});
+    }
+  }
+  return documents;
+}
+
+AttentionPattern pattern_within(const AttentionPattern& pattern) {
+  return pattern.separable() ? AttentionPattern{.window = pattern.window} : pattern;
+}
+
+KeyRange intersection(KeyRange a, KeyRange b) {
+  const int32_t begin = std::max(a.begin, b.begin);
+  return {begin, std::max(begin, std::min(a.end, b.end))};
+}
+bool is_empty(KeyRange range) { return range.begin >= range.end; }
+
+QueryTiles::QueryTiles(const Document& document, const AttentionPattern& pattern, int64_t group,
+                       int64_t tile_lanes, int64_t vector_lanes)
+    : document_(document),
+      pattern_(pattern),
+      group_(group),
+      tile_lanes_(tile_lanes),
+      vector_lanes_(vector_lanes),
+      lanes_(document.tokens * group) {}
+
+KeyRange QueryTiles::span(int64_t tile) const {
+  const AttentionPattern::Span span = pattern_.near_span(first_query(tile), last_query(tile));
+  const auto begin = static_cast<int32_t>(span.begin & ~int64_t{1});
+  const auto end = static_cast<int32_t>(round_up(std::max<int64_t>(0, span.end), 2));
+  return {std::min(begin, end), end};
+}
+
+TileRange QueryTiles::seeing(KeyRange keys) const {
+  const auto first_where = [&](auto&& holds) {
+    int64_t low = 0;
+    int64_t high = count();
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (holds(span(middle))) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    return low;
+  };
+  const int64_t begin = first_where([&](KeyRange span) { return span.end > keys.begin; });
+  const int64_t end = first_where([&](KeyRange span) { return span.begin >= keys.end; });
+  return {begin, std::max(begin, end)};
+}
+
+FarKeys QueryTiles::far_keys(int64_t tile) const {
+  if (pattern_.contiguous()) return {};
+  return pattern_.far_keys(first_query(tile), last_query(tile), span(tile).begin);
+}
+
+TileKeys QueryTiles::near(int64_t tile) const {
+  constexpr int32_t kLowest = std::numeric_limits<int32_t>::min();
+  constexpr int32_t kHighest = std::numeric_limits<int32_t>::max();
+  // Otherwise no key is sure to be seen, and any may be.
+  const bool every_key = pattern_.dilation == 1;
+  const bool far_too = needs_bits(tile);
+  TileKeys visible;
+  visible.vectors = (lanes(tile) + vector_lanes_ - 1) / vector_lanes_;
+  for (int64_t v = 0; v < visible.vectors; ++v) {
+    KeyRange any = {kHighest, 0};
+    KeyRange all = {0, every_key ? kHighest : 0};
+    for (int64_t lane = v * vector_lanes_; lane < (v + 1) * vector_lanes_; ++lane) {
+      if (lane >= lanes(tile)) {
+        visible.first[lane] = kLowest;
+        visible.last[lane] = kHighest;
+        continue;
+      }
+      const int64_t self = query_of(first_lane(tile) + lane);
+      const auto first = static_cast<int32_t>(pattern_.first_near(self));
+      const auto last = static_cast<int32_t>(self);
+      visible.first[lane] = first;
+      visible.last[lane] = last;
+      all = {std::max(all.begin, first), std::min(all.end, last + 1)};
+      if (first <= last)
+        any = {std::min(any.begin, far_too ? 0 : first), std::max(any.end, last + 1)};
+    }
+    if (any.begin > any.end) any = {0, 0};
+    visible.any[v] = any;
+    visible.all[v] = all;
+  }
+  return visible;
+}
+
+bool QueryTiles::needs_bits(int64_t tile) const {
+  return pattern_.dilation != 1 || pattern_.stride != 0 || pattern_.summary != 0 ||
+         pattern_.random != 0 || pattern_.global > span(tile).begin;
+}
+
+void QueryTiles::near_bits(int64_t tile, KeyRange block, TileKeys& near, uint32_t* bits) const {
+  KeyRange full = block;
+  for (int64_t v = 0; v < near.vectors; ++v) full = intersection(full, near.all[v]);
+  // Full ranges are cut to even bounds.
+  full = {full.begin + 1, full.end - 1};
+  if (is_empty(full)) full = {block.end, block.end};
+  std::vector<int32_t> positions;
+  const auto fill = [&](KeyRange keys) {
+    positions.resize(static_cast<size_t>(keys.end - keys.begin));
+    for (int32_t key = keys.begin; key < keys.end; ++key) {
+      positions[static_cast<size_t>(key - keys.begin)] = key;
+    }
+    fill_bits(tile, positions.data(), keys.end - keys.begin,
+              bits + (keys.begin - block.begin) * near.vectors);
+  };
+  fill({block.begin, full.begin});
+  fill({full.end, block.end});
+  near.bits = bits;
+}
+
+TileKeys QueryTiles::far(int64_t tile, const FarKeys& keys, int64_t begin, int64_t end,
+                         uint32_t* bits, int32_t* positions) const {
+  TileKeys visible = near(tile);
+  const auto count = static_cast<int32_t>(end - begin);
+  const auto shared = static_cast<int32_t>(std::clamp<int64_t>(keys.shared - begin, 0, count));
+  for (int64_t v = 0; v < visible.vectors; ++v) {
+    visible.any[v] = {0, count};
+    visible.all[v] = {0, shared};
+  }
+  std::copy(keys.keys.begin() + begin, keys.keys.begin() + end, positions);
+  positions[count] = count == 0 ? 0 : positions[count - 1];
+  const int64_t first = shared & ~1;
+  fill_bits(tile, positions + first, count - first, bits + first * visible.vectors);
+  std::fill_n(bits + count * visible.vectors, (count & 1) * visible.vectors, 0U);
+  visible.bits = bits;
+  visible.positions = positions;
+  return visible;
+}
+
+void QueryTiles::fill_bits(int64_t tile, const int32_t* positions, int64_t count,
+                           uint32_t* bits) const {
+  if (count <= 0) return;
+  std::vector<AttentionRow> rows;
+  for (int64_t query = first_query(tile); query <= last_query(tile); ++query) {
+    rows.push_back(pattern_.row(query));
+  }
+  const int64_t vectors = (lanes(tile) + vector_lanes_ - 1) / vector_lanes_;
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t* const words = bits + i * vectors;
+    std::fill_n(words, vectors, 0U);
+    int64_t lane = 0;
+    // Lanes of one query; the first may lack some of its heads.
+    int64_t heads = group_ - first_lane(tile) % group_;
+    for (const AttentionRow& row : rows) {
+      const int64_t stop = std::min(lane + heads, lanes(tile));
+      heads = group_;
+      if (row.allows(positions[i])) {
+        for (int64_t l = lane; l < stop; ++l) words[l / vector_lanes_] |= 1U << (l % vector_lanes_);
+      }
+      lane = stop;
+    }
+  }
+}
+
+}  // namespace sidewinder

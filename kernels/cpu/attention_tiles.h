@@ -1,0 +1,81 @@
+#pragma once
+// What the attention kernel visits: documents cut into tiles of queries, and the keys of each tile.
+//
+// A tile visits a span of near keys where they lie, and far keys gathered side by side. Both follow
+// from the pattern alone, and so does what a lane sees of them.
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cpu/isa/attention.h"
+#include "kernels/math/attention_pattern.h"
+#include "kernels/tensor/sequence_layout.h"
+
+namespace sidewinder {
+
+// Queries and keys that see only each other: a document, or of a dilated pattern one class of
+// positions, every step-th token of it.
+struct Document {
+  int64_t first_token;
+  int64_t tokens;
+  int64_t first_key;  // keys of this document are counted from here
+  int64_t past;       // keys before the one of the first token; negative if that one is not visible
+  int64_t step = 1;   // tokens from one to the next
+  int64_t keys() const { return std::max<int64_t>(0, past + tokens); }
+};
+
+// Those with tokens, for `pattern`; within them the pattern is pattern_within(pattern).
+std::vector<Document> documents_of(const SequenceLayout& layout, const AttentionPattern& pattern);
+AttentionPattern pattern_within(const AttentionPattern& pattern);
+
+KeyRange intersection(KeyRange a, KeyRange b);
+bool is_empty(KeyRange range);
+
+struct TileRange {
+  int64_t begin, end;
+};
+
+// The queries of one document and key/value head, cut into tiles of lanes.
+class QueryTiles {
+ public:
+  QueryTiles(const Document& document, const AttentionPattern& pattern, int64_t group,
+             int64_t tile_lanes, int64_t vector_lanes);
+
+  int64_t count() const { return (lanes_ + tile_lanes_ - 1) / tile_lanes_; }
+  int64_t first_lane(int64_t tile) const { return tile * tile_lanes_; }
+  int64_t lanes(int64_t tile) const { return std::min(tile_lanes_, lanes_ - first_lane(tile)); }
+
+  // Near keys that a tile visits, relative to the document; even bounds.
+  KeyRange span(int64_t tile) const;
+  // The tiles that visit some near key of `keys`. Bounds of spans grow with the tile.
+  TileRange seeing(KeyRange keys) const;
+  // Far keys that a tile visits, all before its span.
+  FarKeys far_keys(int64_t tile) const;
+
+  // What the lanes see of the near keys, without bits.
+  TileKeys near(int64_t tile) const;
+  // Whether the range first … last of `near` does not tell it.
+  bool needs_bits(int64_t tile) const;
+  // Bits of the keys of `block` outside of near.all; `bits` has a place for every key and vector.
+  void near_bits(int64_t tile, KeyRange block, TileKeys& near, uint32_t* bits) const;
+  // What they see of far keys begin … end − 1, whose indices are counted from `begin`; the number
+  // of indices is rounded up to even. `positions` has one more place than that.
+  TileKeys far(int64_t tile, const FarKeys& keys, int64_t begin, int64_t end, uint32_t* bits,
+               int32_t* positions) const;
+
+ private:
+  int64_t query_of(int64_t lane) const { return document_.past + lane / group_; }
+  int64_t first_query(int64_t tile) const { return query_of(first_lane(tile)); }
+  int64_t last_query(int64_t tile) const { return query_of(first_lane(tile) + lanes(tile) - 1); }
+  // bits[i] for positions[i], i < count.
+  void fill_bits(int64_t tile, const int32_t* positions, int64_t count, uint32_t* bits) const;
+
+  const Document& document_;
+  AttentionPattern pattern_;
+  int64_t group_;
+  int64_t tile_lanes_;
+  int64_t vector_lanes_;
+  int64_t lanes_;
+};
+
+}  // namespace sidewinder
