@@ -58,14 +58,17 @@ LlamaConfig read_llama_config(const Json& json, const std::string& path) {
     if (ropes.size() > 1) {
       reader.refuse("rope_parameters", "all layers of this family turn positions alike");
     }
+    if (config.rope.rotary_width != config.head_width) {
+      reader.refuse("partial_rotary_factor", "this family turns whole heads");
+    }
+  } else {
+    reader.ignore({"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor",
+                   "original_max_position_embeddings"});
   }
   reader.require("hidden_act", "silu", "only silu is supported");
   reader.require("attention_bias", false, "projections with biases are not supported");
   reader.require("mlp_bias", false, "projections with biases are not supported");
   reader.require("attention_dropout", 0.0, "dropout is not supported");
-  if (config.rope.rotary_width != config.head_width) {
-    reader.refuse("partial_rotary_factor", "this family turns whole heads");
-  }
   reader.ignore({"pretraining_tp"});  // how products are cut, not what they are
   reader.ignore(general_config_keys());
   reader.finish();

@@ -25,7 +25,7 @@ const std::map<std::string, RopeScalingKind>& kinds() {
 class RopeReader {
  public:
   RopeReader(ConfigReader& outer, const Json& object, const std::string& path)
-      : outer_(outer), inner_(object, path) {}
+      : outer_(outer), inner_(object, path), path_(path) {}
 
   RopeOptions read(int64_t head_width, int64_t context, bool allow_mismatch);
   std::vector<std::string> problems() { return inner_.problems(); }
@@ -43,6 +43,7 @@ class RopeReader {
 
   ConfigReader& outer_;
   ConfigReader inner_;
+  std::string path_;
 };
 
 double RopeReader::shared(const std::string& key, double otherwise) {
@@ -166,7 +167,8 @@ RopeOptions RopeReader::read(int64_t head_width, int64_t context, bool allow_mis
     check_rope(rope);
     if (!allow_mismatch) check_reach(rope.scaling, context);
   } catch (const Error& error) {
-    inner_.add_problem(error.what());
+    const std::string what = error.what();
+    outer_.add_problem(path_ + what.substr(what.find(": ")));
   }
   return rope;
 }
@@ -256,9 +258,9 @@ RopeByLayerType read_rope_config(ConfigReader& reader, int64_t head_width, int64
   const Json& older = reader.raw("rope_scaling");
   const Json& newer = reader.raw("rope_parameters");
   const std::string name = newer.is_null() ? "rope_scaling" : "rope_parameters";
-  for (const auto& [key, value] :
-       {std::pair{"rope_scaling", &older}, {"rope_parameters", &newer}}) {
-    if (value->is_null() || value->is_object()) continue;
+  for (const char* const key : {"rope_scaling", "rope_parameters"}) {
+    const Json& value = reader.raw(key);
+    if (value.is_null() || value.is_object()) continue;
     reader.refuse(key, "an object or null is needed");
     return {{"", RopeOptions{.head_width = head_width, .rotary_width = head_width}}};
   }
@@ -269,7 +271,7 @@ RopeByLayerType read_rope_config(ConfigReader& reader, int64_t head_width, int64
   const Json object = given.is_null() ? Json::object() : given;
   RopeByLayerType result;
   const auto read_one = [&](const std::string& type, const Json& of_type, const std::string& path) {
-    RopeReader one(reader, of_type, "");
+    RopeReader one(reader, of_type, path);
     result[type] = one.read(head_width, context, allow_mismatch);
     for (const std::string& problem : one.problems()) reader.add_problem(path + "." + problem);
   };
@@ -286,6 +288,7 @@ void write_rope_config(const RopeOptions& rope, int64_t context, Json& config) {
                      "rotary pairs are interleaved, and config.json means half-split ones; permute "
                      "the rows of queries and keys first");
   check_rope(rope);
+  if (config.is_null()) config = Json::object();
   if (says_already(config, rope, context)) return;
   Json scaling = scaling_json(rope, context);
   double base = rope.base;

@@ -238,7 +238,7 @@ TEST(Positions6, WhatCannotBeHonouredIsNamed) {
   EXPECT_EQ(message_of(scaling({{"type", "linear"}, {"rope_type", "yarn"}, {"factor", 1}})),
             "rope_scaling.type: \"linear\"; rope_type is \"yarn\"");
   EXPECT_EQ(message_of(scaling({{"rope_type", "linear"}, {"factor", 0.5}})),
-            "rope_scaling.rope: factor 0.5 would shrink the context; it must be at least 1");
+            "rope_scaling: factor 0.5 would shrink the context; it must be at least 1");
   EXPECT_EQ(
       message_of(scaling(
           {{"rope_type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 4096}})),
