@@ -57,7 +57,9 @@ ModelOptions to_model(const LlamaConfig& config) {
   block.heads = config.heads;
   block.key_value_heads = config.key_value_heads;
   block.head_width = config.head_width;
-  block.rope_base = config.rope_base;
+  set_rope_options(block, config.rope);
+  // What others trained may be scaled more or less than its distances ask for.
+  block.rope_allow_mismatch = config.rope.scaling.kind != RopeScalingKind::none;
   block.hidden = config.hidden;
   model.blocks["a"] = block;
   return model;
@@ -69,7 +71,6 @@ std::string reason_against_llama(const BlockOptions& block) {
   if (block.qk_norm) return "qk_norm is on";
   if (block.position != PositionKind::rope) return "its positions are not rotary";
   if (block.rope_layout != RopeLayout::half_split) return "rope_layout is not half_split";
-  if (block.rope_scaling != RopeScalingKind::none) return "rope_scaling is set";
   if (block.rotary_share != 1.0) return "rotary_share is not 1";
   return {};
 }
@@ -97,7 +98,7 @@ std::optional<LlamaConfig> to_llama(const ModelOptions& model, int64_t context, 
     config.window = block.pattern == PatternKind::window ? block.window : 0;
     config.is_mistral = config.window > 0;
     config.norm_eps = model.norm_eps;
-    config.rope_base = block.rope_base;
+    config.rope = rope_options(block);
     config.tied = model.tied_embeddings;
     if (result && !(*result == config)) {
       why = fmt::format("block {} is unlike the others, and all must be equal", letter);
@@ -196,6 +197,9 @@ Translation read_family(const Json& config, const std::string& path, bool untie)
 Json with_changes(Json base, const Json& before, const Json& after) {
   for (const auto& [key, value] : after.items()) {
     if (!before.contains(key) || before[key] != value) base[key] = value;
+  }
+  for (const auto& [key, value] : before.items()) {
+    if (!after.contains(key)) base.erase(key);
   }
   return base;
 }
