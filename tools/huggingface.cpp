@@ -66,6 +66,9 @@ ModelOptions to_model(const LlamaConfig& config) {
 std::string reason_against_llama(const BlockOptions& block) {
   if (block.mixer != MixerKind::attention) return "its mixer is not attention";
   if (block.feed_forward != FeedForwardKind::swiglu) return "it has no feed-forward";
+  if (block.pattern != PatternKind::full && block.pattern != PatternKind::window) {
+    return fmt::format("its pattern is {}, not full or window", name_of(block.pattern).name);
+  }
   if (block.qk_norm) return "qk_norm is on";
   if (block.position != PositionKind::rope) return "its positions are not rotary";
   if (block.rope_layout != RopeLayout::half_split) return "rope_layout is not half_split";
