@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/base/check.h"
 #include "kernels/base/philox.h"
 
 namespace sidewinder {
@@ -72,6 +73,30 @@ RopeOptions rope_options(const BlockOptions& block) {
   scaling.low_frequency_factor = block.rope_low_frequency_factor;
   scaling.high_frequency_factor = block.rope_high_frequency_factor;
   return rope;
+}
+
+void set_rope_options(BlockOptions& block, const RopeOptions& rope) {
+  SIDEWINDER_ASSERT(rope.head_width == block.head_width);
+  block.position = PositionKind::rope;
+  block.rotary_share =
+      static_cast<double>(rope.rotary_width) / static_cast<double>(rope.head_width);
+  block.rope_base = rope.base;
+  block.rope_layout = rope.interleaved ? RopeLayout::interleaved : RopeLayout::half_split;
+  const RopeScaling& scaling = rope.scaling;
+  block.rope_scaling = scaling.kind;
+  block.rope_factor = scaling.factor;
+  block.rope_original_context = scaling.original_context;
+  block.rope_beta_fast = scaling.beta_fast;
+  block.rope_beta_slow = scaling.beta_slow;
+  block.rope_ramp = scaling.ramp;
+  block.rope_truncate = scaling.truncate;
+  block.rope_attention_factor = scaling.attention_factor;
+  block.rope_mscale = scaling.mscale;
+  block.rope_mscale_all_dim = scaling.mscale_all_dim;
+  block.rope_short_factors = scaling.short_factors;
+  block.rope_long_factors = scaling.long_factors;
+  block.rope_low_frequency_factor = scaling.low_frequency_factor;
+  block.rope_high_frequency_factor = scaling.high_frequency_factor;
 }
 
 }  // namespace sidewinder

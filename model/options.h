@@ -107,6 +107,8 @@ AttentionPattern attention_pattern(const BlockOptions& block, const std::string&
 
 // The rotary options of a block with attention.
 RopeOptions rope_options(const BlockOptions& block);
+// The other way: position becomes rope; the head width must be the block's.
+void set_rope_options(BlockOptions& block, const RopeOptions& rope);
 
 // What may change between steps while a context grows: which distances the attention blocks of a
 // letter see, and how they turn positions.

@@ -109,7 +109,7 @@ std::vector<TaskCell> evaluate_task(HybridModel& model, Dtype dtype, const Token
       TaskCell cell{length, depth, grid.trials, 0};
       const auto finished = [&](const TaskExample& example, int64_t sample, double score,
                                 const std::string& completion) {
-        cell.score += score / static_cast<double>(grid.trials);
+        cell.score += score;
         if (after_trial) {
           after_trial({length, depth, sample, completion, example.references, score});
         }
@@ -131,6 +131,7 @@ std::vector<TaskCell> evaluate_task(HybridModel& model, Dtype dtype, const Token
         }
         together.clear();
       }
+      cell.score /= static_cast<double>(grid.trials);
       cells.push_back(cell);
       if (!task.has_depth()) break;
     }

@@ -143,6 +143,8 @@ class NeedleInHaystack : public NeedleTask {
 
   TaskExample example(int64_t length, double depth, int64_t sample) const override {
     Draws draws(source_, label_, length, depth, sample);
+    // The same text for all depths, so that they can be compared.
+    Draws text_draws(source_, label_ + "/text", length, 0, sample);
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
       const std::vector<Needle> needles = draw_needles(draws, needles_);
       // The first needle is at the depth and is always asked for.
@@ -153,7 +155,7 @@ class NeedleInHaystack : public NeedleTask {
         values.push_back(needles[static_cast<size_t>(i)].value);
       }
       const bool one = queries.size() == 1;
-      const Haystack haystack(source_, noise_, draws);
+      const Haystack haystack(source_, noise_, text_draws);
       const int64_t new_tokens = answer_tokens(source_, answer_text(values));
       const FittedPrompt prompt =
           fit_prompt(source_, label_, length, new_tokens, 0, INT64_MAX / 2, [&](int64_t bytes) {

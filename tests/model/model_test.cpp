@@ -253,6 +253,22 @@ TEST(Positions, PackedDocumentsKeepTheirPositions) {
   }
 }
 
+// Scores depend on distances alone, so documents that do not see each other may count on through
+// their row.
+TEST(Positions18, RestartingPositionsChangesNothingUnderADocumentMask) {
+  const std::vector<int32_t> tokens = random_tokens(40, 37, 4);
+  const std::vector<int32_t> starts = {0, 13, 14, 29};
+  for (const char* const kind : {"rope", "alibi", "none", "yarn", "interleaved", "ntk"}) {
+    HybridModel model = model_with("mwf", position_kinds().at(kind), Dtype::f64);
+    const auto logits_from = [&](const std::vector<int32_t>& first_positions) {
+      const SequenceLayout layout = SequenceLayout::packed(1, 40, starts, first_positions);
+      return model.logits(Dtype::f64, {layout, layout}, Tensor::from<int32_t>({40}, tokens));
+    };
+    EXPECT_LT(testing::relative_error(logits_from(starts), logits_from({0, 0, 0, 0})), 1e-11)
+        << kind;
+  }
+}
+
 // Rotary scores depend on distances alone, so a windowed block does not know where its row begins.
 TEST(Positions8, AWindowedBlockDoesNotSeeWherePositionsStart) {
   const std::vector<int32_t> tokens = random_tokens(40, 37, 4);
