@@ -3,8 +3,52 @@
 #include <cmath>
 
 #include "kernels/base/check.h"
+#include "kernels/base/philox.h"
 
 namespace sidewinder {
+
+const std::vector<PatternName>& pattern_names() {
+  static const std::vector<PatternName> names = {
+      {"full", PatternKind::full, {}},
+      {"window", PatternKind::window, {"window"}},
+      {"dilated", PatternKind::dilated, {"window", "dilation"}},
+      {"strided", PatternKind::strided, {"window", "stride"}},
+      {"global_window", PatternKind::global_window, {"window", "global_tokens"}},
+      {"sink_window", PatternKind::sink_window, {"window", "global_tokens"}},
+      {"bigbird",
+       PatternKind::bigbird,
+       {"window", "global_tokens", "random_blocks", "pattern_block", "pattern_seed"}},
+      {"fixed", PatternKind::fixed, {"pattern_block", "summary"}},
+      {"chunked", PatternKind::chunked, {"pattern_block"}},
+  };
+  return names;
+}
+
+const PatternName& name_of(PatternKind kind) {
+  return pattern_names().at(static_cast<size_t>(kind));
+}
+
+AttentionPattern attention_pattern(const BlockOptions& block, const std::string& name) {
+  switch (block.pattern) {
+    case PatternKind::full:
+    case PatternKind::window: return {.window = block.window};
+    case PatternKind::dilated: return {.window = block.window, .dilation = block.dilation};
+    case PatternKind::strided: return {.window = block.window, .stride = block.stride};
+    case PatternKind::global_window:
+    case PatternKind::sink_window: return {.window = block.window, .global = block.global_tokens};
+    case PatternKind::bigbird:
+      return {.window = block.window,
+              .block = block.pattern_block,
+              .global = block.global_tokens,
+              .random = block.random_blocks,
+              .seed = Philox(static_cast<uint64_t>(block.pattern_seed), name).bits(0)};
+    case PatternKind::fixed:
+      return {
+          .window = block.pattern_block, .block = block.pattern_block, .summary = block.summary};
+    case PatternKind::chunked: return {.window = block.pattern_block, .block = block.pattern_block};
+  }
+  return {};
+}
 
 RopeOptions rope_options(const BlockOptions& block) {
   RopeOptions rope;

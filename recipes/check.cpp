@@ -202,6 +202,26 @@ void check_rope_keys(const Recipe& recipe, const BlockOptions& block, const std:
   check_rope_scaling(recipe, block, path, check);
 }
 
+void check_pattern(const BlockOptions& block, const std::string& path, Checker& check) {
+  const std::string block_key = path + ".pattern_block";
+  if (!check.sound(path + ".pattern", block_key)) return;
+  if (block.pattern == PatternKind::bigbird && check.sound(path + ".window") &&
+      block.window % block.pattern_block != 0) {
+    const int64_t multiple = (block.window / block.pattern_block + 1) * block.pattern_block;
+    check.report({path + ".window", block_key},
+                 fmt::format("{} is not a multiple of pattern_block, {}", block.window,
+                             block.pattern_block),
+                 fmt::format("use whole blocks, as {}", multiple));
+  }
+  if (block.pattern == PatternKind::fixed && check.sound(path + ".summary") &&
+      block.summary > block.pattern_block) {
+    check.report({path + ".summary", block_key},
+                 fmt::format("{} is more than pattern_block, {}", block.summary,
+                             block.pattern_block),
+                 fmt::format("use at most {}", block.pattern_block));
+  }
+}
+
 void check_attention(const Recipe& recipe, const BlockOptions& block, const std::string& path,
                      Checker& check) {
   const ModelOptions& model = recipe.model;
@@ -222,6 +242,7 @@ void check_attention(const Recipe& recipe, const BlockOptions& block, const std:
         fmt::format("{} does not divide the number of heads, {}", block.key_value_heads, heads),
         fmt::format("use a divisor of {}", heads));
   }
+  check_pattern(block, path, check);
   if (block.position == PositionKind::rope && check.sound(path + ".position")) {
     check_rope_keys(recipe, block, path, check);
   }

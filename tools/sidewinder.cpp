@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <functional>
@@ -23,6 +24,7 @@
 #include "tools/commands/plot.h"
 #include "tools/commands/recipe.h"
 #include "tools/commands/selftest.h"
+#include "tools/commands/show_pattern.h"
 #include "tools/commands/show_rope.h"
 #include "tools/commands/show_schedule.h"
 #include "tools/commands/synthesize.h"
@@ -151,6 +153,25 @@ void add_show_schedule(CLI::App& show, Run& run) {
   command.callback([options, &run] { run = [options] { return show_schedule(*options); }; });
 }
 
+void add_show_pattern(CLI::App& show, Run& run) {
+  auto options = std::make_shared<ShowPatternCommand>();
+  CLI::App& command = *show.add_subcommand(
+      "pattern", "Which keys each query sees: a grid, the visible pairs and the tiles to visit");
+  command.add_option("name", options->name, "full, window, dilated, ...; one that is unknown lists all")
+      ->required();
+  command.add_option("--length", options->length, "tokens of the document")->capture_default_str();
+  command.add_option("--tile", options->tile, "queries and keys of a square tile")
+      ->capture_default_str();
+  // Named as the keys of [model.block.<letter>].
+  for (auto& [key, value] : options->values) {
+    std::string flag = "--" + key;
+    std::replace(flag.begin(), flag.end(), '_', '-');
+    command.add_option(flag, value, "as in a recipe");
+  }
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return show_pattern(*options); }; });
+}
+
 void add_show_rope(CLI::App& show, Run& run) {
   auto options = std::make_shared<ShowRopeCommand>();
   CLI::App& command = *show.add_subcommand(
@@ -162,10 +183,12 @@ void add_show_rope(CLI::App& show, Run& run) {
 }
 
 void add_show(CLI::App& app, Run& run) {
-  CLI::App& command = *app.add_subcommand("show", "Print what follows from a recipe");
+  CLI::App& command =
+      *app.add_subcommand("show", "Print what follows from a recipe, or from a pattern of attention");
   command.require_subcommand(1);
   add_show_rope(command, run);
   add_show_schedule(command, run);
+  add_show_pattern(command, run);
 }
 
 void add_training(CLI::App& app, Run& run, const std::string& name, const std::string& help) {
