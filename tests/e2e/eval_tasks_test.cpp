@@ -104,9 +104,10 @@ TEST_F(EvalTasks, WhatCannotBeAskedIsRefused) {
 TEST_F(EvalTasks, AMissingTokenizerIsNotTakenForBytes) {
   testing::make_tiny_corpus(folder_);
   testing::write_tiny_recipe(folder_);
-  ASSERT_EQ(
-      run({"tokenize", "documents.jsonl", "--output", "pieces", "--vocabulary", "300"}).exit_code,
-      0);
+  ASSERT_EQ(run({"tokenize", "documents.jsonl", "--output", "pieces", "--vocabulary", "300",
+                 "--hold-out", "0.1"})
+                .exit_code,
+            0);
   const ProgramResult trained =
       run({"train", "tiny.toml", "--set", "train.steps=3", "--set", "model.vocabulary=300", "--set",
            "data.train.0.folder=pieces", "--set", "data.validation=pieces/validation"});
