@@ -228,6 +228,8 @@ void add_eval(CLI::App& app, Run& run) {
     run = [options, tasks] {
       if (tasks->tasks.empty()) return eval(*options);
       tasks->model = options->model;
+      tasks->precision = options->precision;
+      tasks->tokenizer = options->tokenizer;
       tasks->json_path = options->json_path;
       return eval_tasks(*tasks);
     };
