@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <queue>
 #include <unordered_set>
+#include <utility>
 
 #include "kernels/base/check.h"
 #include "kernels/base/digest.h"
@@ -29,32 +30,41 @@ struct DigestHash {
   size_t operator()(const Digest128& digest) const { return digest.low; }
 };
 
-// The documents that go into the corpus: duplicates left out, each assigned to its part.
+// The documents that go into the corpus: duplicates left out, each assigned to its part, short ones
+// joined.
 class DocumentStream {
  public:
   struct Document {
     std::string text;
+    std::vector<size_t> ends;  // of the texts that were joined; the last is text.size()
     Digest128 digest;
     bool held_out = false;
   };
 
   DocumentStream(const std::vector<TextFile>& files, const CorpusBuildOptions& options)
-      : reader_(files, options.text), hold_out_(options.hold_out) {}
+      : reader_(files, options.text),
+        hold_out_(options.hold_out),
+        join_bytes_(static_cast<size_t>(options.join_bytes)) {}
 
   std::optional<Document> next() {
     while (std::optional<TextDocument> found = reader_.next()) {
-      Document document;
-      document.digest = digest128(found->text);
-      if (!seen_.insert(document.digest).second) {
+      const Digest128 digest = digest128(found->text);
+      if (!seen_.insert(digest).second) {
         ++duplicates_;
         continue;
       }
       const double place = static_cast<double>(digest64(found->name) >> 11) * 0x1p-53;
-      document.held_out = place < hold_out_;
-      document.text = std::move(found->text);
+      const bool held_out = place < hold_out_;
+      Document& document = unfinished_[held_out ? 1 : 0];
+      document.held_out = held_out;
+      document.text += found->text;
+      document.ends.push_back(document.text.size());
       ++documents_;
-      text_bytes_ += document.text.size();
-      return document;
+      text_bytes_ += found->text.size();
+      if (document.text.size() >= join_bytes_) return finished(document);
+    }
+    for (Document& document : unfinished_) {
+      if (!document.ends.empty()) return finished(document);
     }
     return std::nullopt;
   }
@@ -66,8 +76,15 @@ class DocumentStream {
   }
 
  private:
+  static Document finished(Document& document) {
+    document.digest = digest128(document.text);
+    return std::exchange(document, {});
+  }
+
   TextReader reader_;
   double hold_out_;
+  size_t join_bytes_;
+  Document unfinished_[2];  // of training and validation
   std::unordered_set<Digest128, DigestHash> seen_;
   int64_t duplicates_ = 0;
   int64_t documents_ = 0;
@@ -108,7 +125,9 @@ std::vector<std::string> sample_text(const std::vector<TextFile>& files,
   std::priority_queue<Sample> chosen;  // the largest key on top
   int64_t bytes = 0;
   int64_t place = 0;
-  DocumentStream stream(files, options);
+  CorpusBuildOptions apart = options;
+  apart.join_bytes = 0;
+  DocumentStream stream(files, apart);
   while (const auto document = stream.next()) {
     if (document->held_out) continue;
     for (const std::string_view piece : cut_samples(document->text)) {
@@ -221,6 +240,8 @@ void check_options(const CorpusBuildOptions& options) {
                      "--hold-out is {}; it must be from 0 (none) to below 1", options.hold_out);
   SIDEWINDER_REQUIRE(options.shard_tokens >= 1, "--shard-tokens is {}; it must be at least 1",
                      options.shard_tokens);
+  SIDEWINDER_REQUIRE(options.join_bytes >= 0, "--join-bytes is {}; it must be 0 (none) or more",
+                     options.join_bytes);
   SIDEWINDER_REQUIRE(options.sample_bytes >= 1, "--sample-mib must be at least 1");
 }
 
@@ -256,6 +277,7 @@ std::string settings_of(const CorpusBuildOptions& options, const std::vector<Tex
                           {"eos", options.eos},
                           {"hold_out", options.hold_out},
                           {"shard_tokens", options.shard_tokens}};
+  if (options.join_bytes > 0) value["join_bytes"] = options.join_bytes;
   if (options.tokenizer.empty()) {
     value["tokenizer"] = {{"kind", options.training.kind == TokenizerKind::bpe ? "bpe" : "unigram"},
                           {"vocabulary", options.training.vocabulary},
@@ -292,9 +314,14 @@ int64_t special_id(const std::string& choice, const std::string& key, const Toke
 
 // Documents read and tokenized together.
 struct Work {
+  struct Part {
+    size_t document = 0;
+    bool begins_text = false;
+    std::string_view text;
+  };
   std::vector<DocumentStream::Document> documents;
-  std::vector<std::pair<size_t, std::string_view>> parts;  // (document, text)
-  std::vector<std::vector<int32_t>> ids;                   // of the parts
+  std::vector<Part> parts;
+  std::vector<std::vector<int32_t>> ids;  // of the parts
 };
 
 class Builder {
@@ -396,8 +423,14 @@ class Builder {
         work.documents.push_back(std::move(*document));
       }
       for (size_t i = 0; i < work.documents.size(); ++i) {
-        for (const std::string_view text : tokenizer.split(work.documents[i].text)) {
-          work.parts.emplace_back(i, text);
+        size_t begin = 0;
+        for (const size_t end : work.documents[i].ends) {
+          bool begins_text = true;
+          const std::string_view whole = work.documents[i].text;
+          for (const std::string_view text : tokenizer.split(whole.substr(begin, end - begin))) {
+            work.parts.push_back({i, std::exchange(begins_text, false), text});
+          }
+          begin = end;
         }
       }
       work.ids.resize(work.parts.size());
@@ -411,7 +444,7 @@ class Builder {
           next = read();
         } else {
           const auto i = static_cast<size_t>(item - 1);
-          tokenizer.encode_part(work.parts[i].second, work.ids[i]);
+          tokenizer.encode_part(work.parts[i].text, work.ids[i]);
         }
       });
       write(work, train, validation);
@@ -439,8 +472,11 @@ class Builder {
     size_t next_part = 0;
     for (size_t i = 0; i < work.documents.size(); ++i) {
       tokens.clear();
-      if (index_.bos >= 0) tokens.push_back(static_cast<int32_t>(index_.bos));
-      for (; next_part < work.parts.size() && work.parts[next_part].first == i; ++next_part) {
+      for (; next_part < work.parts.size() && work.parts[next_part].document == i; ++next_part) {
+        if (work.parts[next_part].begins_text) {
+          if (index_.eos >= 0 && !tokens.empty()) tokens.push_back(static_cast<int32_t>(index_.eos));
+          if (index_.bos >= 0) tokens.push_back(static_cast<int32_t>(index_.bos));
+        }
         tokens.insert(tokens.end(), work.ids[next_part].begin(), work.ids[next_part].end());
       }
       if (index_.eos >= 0) tokens.push_back(static_cast<int32_t>(index_.eos));

@@ -29,6 +29,9 @@ struct CorpusBuildOptions {
   std::string eos;         // empty: "model", or "none" for bytes
   double hold_out = 0.05;  // share of documents, by hash of their name, kept for validation
   int64_t shard_tokens = int64_t{1} << 26;
+  // Texts of one part are joined, in the order of reading, until they have this many bytes: long
+  // documents from short texts. BOS and EOS stand around each text. 0: a text is a document.
+  int64_t join_bytes = 0;
 };
 
 struct CorpusBuildProgress {

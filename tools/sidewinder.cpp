@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <functional>
@@ -15,12 +16,16 @@
 #include "tools/commands/convert.h"
 #include "tools/commands/doctor.h"
 #include "tools/commands/eval.h"
+#include "tools/commands/eval_lengths.h"
 #include "tools/commands/eval_tasks.h"
 #include "tools/commands/generate.h"
 #include "tools/commands/inspect.h"
 #include "tools/commands/plan.h"
+#include "tools/commands/plot.h"
 #include "tools/commands/recipe.h"
 #include "tools/commands/selftest.h"
+#include "tools/commands/show_pattern.h"
+#include "tools/commands/show_rope.h"
 #include "tools/commands/show_schedule.h"
 #include "tools/commands/synthesize.h"
 #include "tools/commands/task_spec.h"
@@ -65,6 +70,9 @@ void add_tokenize(CLI::App& app, Run& run) {
                      "after each document: none, model or an id (default: model; none for bytes)");
   command.add_option("--hold-out", options->hold_out,
                      "share of documents kept for validation, by hash of their name; 0: none")
+      ->capture_default_str();
+  command.add_option("--join-bytes", options->join_bytes,
+                     "join short texts, with BOS and EOS around each, to documents of this size; 0: not")
       ->capture_default_str();
   command.add_option("--shard-tokens", options->shard_tokens, "tokens after which a shard is finished")
       ->capture_default_str();
@@ -145,15 +153,48 @@ void add_show_schedule(CLI::App& show, Run& run) {
   command.callback([options, &run] { run = [options] { return show_schedule(*options); }; });
 }
 
-void add_show(CLI::App& app, Run& run) {
-  CLI::App& command = *app.add_subcommand("show", "Print what follows from a recipe");
-  command.require_subcommand(1);
-  add_show_schedule(command, run);
+void add_show_pattern(CLI::App& show, Run& run) {
+  auto options = std::make_shared<ShowPatternCommand>();
+  CLI::App& command = *show.add_subcommand(
+      "pattern", "Which keys each query sees: a grid, the visible pairs and the tiles to visit");
+  command.add_option("name", options->name, "full, window, dilated, ...; one that is unknown lists all")
+      ->required();
+  command.add_option("--length", options->length, "tokens of the document")->capture_default_str();
+  command.add_option("--tile", options->tile, "queries and keys of a square tile")
+      ->capture_default_str();
+  // Named as the keys of [model.block.<letter>].
+  for (auto& [key, value] : options->values) {
+    std::string flag = "--" + key;
+    std::replace(flag.begin(), flag.end(), '_', '-');
+    command.add_option(flag, value, "as in a recipe");
+  }
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return show_pattern(*options); }; });
 }
 
-void add_train(CLI::App& app, Run& run) {
+void add_show_rope(CLI::App& show, Run& run) {
+  auto options = std::make_shared<ShowRopeCommand>();
+  CLI::App& command = *show.add_subcommand(
+      "rope", "How the attention blocks of a recipe turn positions, pair by pair");
+  command.add_option("recipe", options->recipe, "recipe file (TOML)")->required();
+  add_sets(command, options->sets);
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return show_rope(*options); }; });
+}
+
+void add_show(CLI::App& app, Run& run) {
+  CLI::App& command =
+      *app.add_subcommand("show", "Print what follows from a recipe, or from a pattern of attention");
+  command.require_subcommand(1);
+  add_show_rope(command, run);
+  add_show_schedule(command, run);
+  add_show_pattern(command, run);
+}
+
+void add_training(CLI::App& app, Run& run, const std::string& name, const std::string& help) {
   auto options = std::make_shared<TrainCommand>();
-  CLI::App& command = *app.add_subcommand("train", "Train a model from a recipe, or continue its run");
+  options->needs_extension = name == "extend";
+  CLI::App& command = *app.add_subcommand(name, help);
   command.add_option("recipe", options->recipe, "recipe file (TOML)")->required();
   add_sets(command, options->sets);
   command.add_flag("--fresh", options->fresh, "start anew in a folder beside a run that has checkpoints");
@@ -181,20 +222,28 @@ void add_plan(CLI::App& app, Run& run) {
   command.callback([options, &run] { run = [options] { return plan(*options); }; });
 }
 
-void add_model_options(CLI::App& command, std::string& precision, std::string& tokenizer) {
+void add_model_options(CLI::App& command, std::string& precision, std::string& tokenizer,
+                       std::vector<std::string>& sets) {
   command.add_option("--precision", precision, "compute in f32, bf16 or f64 (default: the recipe's)");
   command.add_option("--tokenizer", tokenizer,
                      "of a Hugging Face folder that has no tokenizer.model: file, or bytes")
       ->type_name("FILE");
+  command
+      .add_option("--set", sets,
+                  "use the model with another key of its recipe, e.g. --set "
+                  "model.block.f.rope_scaling=dynamic; repeatable")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
 }
 
 void add_eval(CLI::App& app, Run& run) {
   auto options = std::make_shared<EvalCommand>();
   auto tasks = std::make_shared<EvalTasksCommand>();
+  auto by_length = std::make_shared<EvalLengthsCommand>();
   CLI::App& command = *app.add_subcommand(
       "eval", "Loss, perplexity and bits per byte of a text or shards; scores of retrieval tasks");
   command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
-  add_model_options(command, options->precision, options->tokenizer);
+  add_model_options(command, options->precision, options->tokenizer, options->sets);
   auto* data = command.add_option("--data", options->data, "folder of token shards")->type_name("FOLDER");
   auto* text = command.add_option("--text", options->text, "UTF-8 text file, one document")->type_name("FILE");
   auto* context =
@@ -211,8 +260,23 @@ void add_eval(CLI::App& app, Run& run) {
   const auto add = [&](const std::string& name, auto& value, const std::string& help) {
     return command.add_option(name, value, help)->needs(named)->group("Retrieval tasks");
   };
-  add("--lengths", tasks->lengths, "tokens of prompt and answer (default: the recipe's context)")
+  command.add_option("--lengths", by_length->lengths,
+                     "perplexity at these context lengths; of tasks: tokens of prompt and answer")
       ->type_name("N,N,…");
+  const auto add_length = [&](CLI::Option* option) {
+    option->excludes(named)->excludes(context)->excludes(baselines)->group("Perplexity by length");
+  };
+  add_length(command.add_option("--stride", by_length->stride,
+                                "a window of each length every so many tokens (default: no overlap)"));
+  add_length(command.add_flag("--single-window", by_length->single_window,
+                              "instead: the first tokens of every document that is as long"));
+  add_length(command.add_flag("--stream", by_length->stream,
+                              "in one pass that carries caches and states, in bounded memory"));
+  add_length(command.add_option("--chunk", by_length->chunk, "tokens of a stream read at once")
+                 ->capture_default_str());
+  add_length(command.add_flag("--join", by_length->join, "all documents as one"));
+  command.add_option("--report", options->report_path, "also write a page with pictures to FILE")
+      ->type_name("FILE.html");
   add("--depths", tasks->depths, "how many places from begin to end")->capture_default_str();
   add("--trials", tasks->trials, "examples of each length and depth")->capture_default_str();
   add("--haystack", tasks->haystack, "text file or folder to hide things in (default: noise)")
@@ -224,23 +288,49 @@ void add_eval(CLI::App& app, Run& run) {
   add("--trials-to", tasks->trials_path, "also write every trial to FILE as JSON lines")->type_name("FILE");
   add_json(command, options->json_path);
   command.footer([] { return "\n" + task_help() + "\nA setting is written behind its task: kv:pairs=75. ruler means all of RULER's tasks."; });
-  command.callback([options, tasks, &run] {
-    run = [options, tasks] {
+  command.callback([options, tasks, by_length, &run] {
+    run = [options, tasks, by_length] {
+      if (tasks->tasks.empty() && (!by_length->lengths.empty() || by_length->stream)) {
+        EvalLengthsCommand& one = *by_length;
+        one.model = options->model;
+        one.precision = options->precision;
+        one.tokenizer = options->tokenizer;
+        one.data = options->data;
+        one.text = options->text;
+        one.max_tokens = options->max_tokens;
+        one.json_path = options->json_path;
+        one.report_path = options->report_path;
+        return eval_lengths(one);
+      }
       if (tasks->tasks.empty()) return eval(*options);
+      tasks->lengths = by_length->lengths;
       tasks->model = options->model;
       tasks->precision = options->precision;
       tasks->tokenizer = options->tokenizer;
+      tasks->sets = options->sets;
       tasks->json_path = options->json_path;
+      tasks->report_path = options->report_path;
       return eval_tasks(*tasks);
     };
   });
+}
+
+void add_plot(CLI::App& app, Run& run) {
+  auto options = std::make_shared<PlotCommand>();
+  CLI::App& command = *app.add_subcommand(
+      "plot", "Draw results of eval: loss by length and position, heat maps of tasks");
+  command.add_option("results", options->results, "JSON files that eval --json wrote")->required();
+  command.add_option("-o,--output", options->output, "FILE.svg or FILE.html")->required();
+  command.add_option("--names", options->names, "for the legends, one per file (default: file names)")
+      ->delimiter(',');
+  command.callback([options, &run] { run = [options] { return plot(*options); }; });
 }
 
 void add_generate(CLI::App& app, Run& run) {
   auto options = std::make_shared<GenerateCommand>();
   CLI::App& command = *app.add_subcommand("generate", "Continue a prompt, token by token");
   command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
-  add_model_options(command, options->precision, options->tokenizer);
+  add_model_options(command, options->precision, options->tokenizer, options->sets);
   command.add_option("--prompt", options->prompt, "text to continue");
   command.add_flag("--bos", options->bos, "begin with the tokenizer's BOS, as imported models mostly want");
   command.add_option("--tokens", options->tokens, "how many at most")->capture_default_str();
@@ -339,9 +429,12 @@ ExitCode run_program(int argc, char** argv) {
              "80 no progress, 81 stale attempt. `sidewinder COMMAND --help` lists a command's options.");
   Run run;
   add_tokenize(app, run);
-  add_train(app, run);
+  add_training(app, run, "train", "Train a model from a recipe, or continue its run");
+  add_training(app, run, "extend",
+               "Extend the context of a trained model by a recipe with [extend], measured at every stage");
   add_plan(app, run);
   add_eval(app, run);
+  add_plot(app, run);
   add_generate(app, run);
   add_convert(app, run);
   add_inspect(app, run);

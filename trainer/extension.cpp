@@ -63,7 +63,8 @@ ExtensionRecord::ExtensionRecord(const ExtendOptions& options, std::string folde
   std::ifstream file(path());
   if (!file) return;
   try {
-    for (const Json& entry : Json::parse(file).at("measurements")) {
+    const Json json = Json::parse(file);
+    for (const Json& entry : json.at("measurements")) {
       measurements_.push_back(from_json(entry));
     }
   } catch (const nlohmann::json::exception& error) {

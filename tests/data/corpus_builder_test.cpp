@@ -372,5 +372,46 @@ TEST(CorpusBuilder, BadInputLeavesNoCorpus) {
               HasSubstr("cannot create the folder"));
 }
 
+TEST(CorpusBuilder, ShortTextsAreJoinedWithinTheirPart) {
+  const TemporaryFolder folder;
+  write_texts(folder / "texts");
+  CorpusBuildOptions options = options_for(folder / "texts", folder / "apart");
+  options.tokenizer = "bytes";
+  options.bos = "1";
+  options.eos = "2";
+  const CorpusBuildResult apart = build_corpus(options, ignore);
+  options.output = folder / "joined";
+  options.join_bytes = 500;
+  const CorpusBuildResult joined = build_corpus(options, ignore);
+  for (const char* part : {"train", "validation"}) {
+    const auto documents_of = [&](const std::string& corpus) {
+      std::vector<std::vector<int32_t>> documents;
+      Corpus opened(folder / (corpus + "/" + part));
+      for (int64_t i = 0; i < opened.documents(); ++i) {
+        documents.emplace_back(static_cast<size_t>(opened.document_length(i)));
+        opened.read(i, 0, documents.back());
+      }
+      return documents;
+    };
+    const auto texts = documents_of("apart");
+    const auto documents = documents_of("joined");
+    EXPECT_LT(documents.size(), texts.size());
+    // The same tokens in the same order, and only the last document may be short.
+    std::vector<int32_t> all_texts;
+    std::vector<int32_t> all_documents;
+    for (const auto& text : texts) all_texts.insert(all_texts.end(), text.begin(), text.end());
+    for (size_t i = 0; i < documents.size(); ++i) {
+      all_documents.insert(all_documents.end(), documents[i].begin(), documents[i].end());
+      EXPECT_TRUE(documents[i].size() >= 500 || i + 1 == documents.size());
+    }
+    EXPECT_EQ(all_documents, all_texts);
+  }
+  // An earlier corpus of these texts is another one.
+  options.join_bytes = 600;
+  EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::user),
+              HasSubstr("made from other texts or with other options"));
+  EXPECT_EQ(joined.index.train.empty(), apart.index.train.empty());
+}
+
 }  // namespace
 }  // namespace sidewinder

@@ -105,7 +105,7 @@ TEST_F(EvalTasks, AMissingTokenizerIsNotTakenForBytes) {
   testing::make_tiny_corpus(folder_);
   testing::write_tiny_recipe(folder_);
   ASSERT_EQ(run({"tokenize", "documents.jsonl", "--output", "pieces", "--vocabulary", "300",
-                 "--hold-out", "0.1"})
+                 "--hold-out", "0.3"})
                 .exit_code,
             0);
   const ProgramResult trained =

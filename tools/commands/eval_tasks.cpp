@@ -12,6 +12,7 @@
 #include "kernels/base/log.h"
 #include "tools/assemble.h"
 #include "tools/commands/generate.h"
+#include "tools/commands/plot.h"
 #include "tools/commands/table.h"
 #include "tools/commands/task_spec.h"
 #include "trainer/progress.h"
@@ -139,7 +140,9 @@ ExitCode eval_tasks(const EvalTasksCommand& command) {
   grid.trials = command.trials;
 
   TrainedModel trained =
-      load_trained_model(command.model, {precision_named(command.precision), command.tokenizer});
+      load_trained_model(command.model, {.precision = precision_named(command.precision),
+                                         .tokenizer = command.tokenizer,
+                                         .sets = command.sets});
   if (grid.lengths.empty()) grid.lengths = {trained.recipe.train.context};
   SIDEWINDER_REQUIRE(
       trained.tokenizer_digest.empty() || trained.tokenizer_digest == trained.tokenizer->digest(),
@@ -246,6 +249,7 @@ ExitCode eval_tasks(const EvalTasksCommand& command) {
                      {"effective_length", effective}};
   }
   if (!command.json_path.empty()) write_text_file(command.json_path, json.dump(2));
+  if (!command.report_path.empty()) write_report(command.report_path, command.model, json);
   return ExitCode::success;
 }
 

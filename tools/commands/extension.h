@@ -21,6 +21,9 @@ class Extension {
   void measure_start();
   // Measures; returns why the run should stop, or nothing.
   std::optional<std::string> at_stage_end(int64_t step, int64_t context);
+  // Error{numeric_stop} if the run was stopped after this step and the bounds still say so: a
+  // scheduler that starts it again must not carry it past the gate.
+  void refuse_failed(int64_t step) const;
   // The table of all measurements.
   void print() const;
 

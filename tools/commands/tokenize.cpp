@@ -111,6 +111,7 @@ CorpusBuildOptions options_of(const TokenizeCommand& command) {
   options.eos = command.eos;
   options.hold_out = command.hold_out;
   options.shard_tokens = command.shard_tokens;
+  options.join_bytes = command.join_bytes;
   return options;
 }
 

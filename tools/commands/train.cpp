@@ -95,6 +95,10 @@ ExitCode train(const TrainCommand& command) {
     const std::string problem = memory_problem(recipe, available_memory());
     if (!problem.empty()) fail_environment("{}", problem);
   }
+  SIDEWINDER_REQUIRE(!command.needs_extension || recipe.extend.from_context > 0,
+                     "{} has no [extend] section; set extend.from_context to the context that the "
+                     "model in init.from was trained at, or use `sidewinder train`",
+                     command.recipe);
   if (command.fresh) recipe.run.folder = fresh_folder(recipe.run.folder);
   std::error_code failed;
   fs::create_directories(recipe.run.folder, failed);
@@ -127,7 +131,11 @@ ExitCode train(const TrainCommand& command) {
   std::optional<Extension> extension;
   if (recipe.extend.from_context > 0) {
     extension.emplace(recipe, *model);
-    if (!checkpoint) extension->measure_start();
+    if (!checkpoint) {
+      extension->measure_start();
+    } else {
+      extension->refuse_failed(checkpoint->step);
+    }
     options.at_stage_end = [&extension](int64_t step, const ContextPlan& plan) {
       return extension->at_stage_end(step, plan.length);
     };

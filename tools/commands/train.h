@@ -13,6 +13,7 @@ struct TrainCommand {
   bool fresh = false;              // a new folder beside a run that has checkpoints
   bool allow_different_cpu = false;
   bool allow_too_little_memory = false;  // start although the plan does not fit
+  bool needs_extension = false;    // the recipe must have [extend]
   std::string json_path;
 };
 
