@@ -91,10 +91,15 @@ LossOut HybridModel::loss(Tape* tape, Dtype dtype, const Layouts& layouts, const
   pass.attention_layout = std::make_shared<const SequenceLayout>(layouts.attention);
   pass.state_layout = std::make_shared<const SequenceLayout>(layouts.state);
   const Var x = hidden(pass, tokens, options.recompute, nullptr);
-  CrossEntropyOptions loss_options;
-  loss_options.z_loss = options.z_loss;
-  loss_options.soft_cap = options_.logit_soft_cap;
-  return linear_cross_entropy(x, pass(head()), targets, options.scale, loss_options);
+  return linear_cross_entropy(x, pass(head()), targets, options.scale,
+                              loss_options(options.z_loss));
+}
+
+CrossEntropyOptions HybridModel::loss_options(double z_loss) const {
+  CrossEntropyOptions options;
+  options.z_loss = z_loss;
+  options.soft_cap = options_.logit_soft_cap;
+  return options;
 }
 
 Tensor HybridModel::head_logits(const Tensor& x) {
@@ -123,8 +128,8 @@ Tensor HybridModel::logits(Dtype dtype, const Layouts& layouts, const Tensor& to
   return head_logits(hidden(pass, tokens, false, nullptr).value());
 }
 
-Tensor HybridModel::next_logits(Dtype dtype, const std::vector<int32_t>& tokens,
-                                GenerationState& state) {
+Var HybridModel::continued(Dtype dtype, const std::vector<int32_t>& tokens,
+                           GenerationState& state) {
   SIDEWINDER_ASSERT(!tokens.empty());
   state.blocks.resize(blocks_.size());
   const int64_t count = static_cast<int64_t>(tokens.size());
@@ -133,9 +138,24 @@ Tensor HybridModel::next_logits(Dtype dtype, const std::vector<int32_t>& tokens,
   pass.attention_layout = std::make_shared<const SequenceLayout>(
       SequenceLayout::continuation(1, count, state.position));
   pass.state_layout = pass.attention_layout;
-  const Tensor x = hidden(pass, Tensor::from<int32_t>({count}, tokens), false, &state).value();
+  const Var x = hidden(pass, Tensor::from<int32_t>({count}, tokens), false, &state);
   state.position += count;
-  return head_logits(x.slice_rows(count - 1, count)).reshape({options_.vocabulary});
+  return x;
+}
+
+Tensor HybridModel::next_logits(Dtype dtype, const std::vector<int32_t>& tokens,
+                                GenerationState& state) {
+  const Tensor x = continued(dtype, tokens, state).value();
+  return head_logits(x.slice_rows(x.size(0) - 1, x.size(0))).reshape({options_.vocabulary});
+}
+
+Tensor HybridModel::next_losses(Dtype dtype, const std::vector<int32_t>& tokens,
+                                const std::vector<int32_t>& targets, GenerationState& state) {
+  const Var x = continued(dtype, tokens, state);
+  return linear_cross_entropy(x, Tape::frozen(head()),
+                              Tensor::from<int32_t>({x.value().size(0)}, targets), 1.0,
+                              loss_options(0.0))
+      .token_loss;
 }
 
 const HybridModel::Block& HybridModel::attention_block(char letter) const {

@@ -44,6 +44,9 @@ class HybridModel {
   // Reads `tokens` after what `state` has seen and returns the logits [V] of the token that
   // follows. The cost per token of windowed hybrids does not depend on what came before.
   Tensor next_logits(Dtype dtype, const std::vector<int32_t>& tokens, GenerationState& state);
+  // The same, returning the loss [T] of every token's target.
+  Tensor next_losses(Dtype dtype, const std::vector<int32_t>& tokens,
+                     const std::vector<int32_t>& targets, GenerationState& state);
 
   // Of the attention blocks of a letter: what they see, and how they turn positions. Error{user}
   // for letters that are not used or have no attention.
@@ -75,6 +78,9 @@ class HybridModel {
   Var run_block(Block& block, const Pass& pass, const Var& x);
   // Embedding to final norm.
   Var hidden(Pass pass, const Tensor& tokens, bool recompute_blocks, GenerationState* state);
+  // Final norm of `tokens` read after what `state` has seen.
+  Var continued(Dtype dtype, const std::vector<int32_t>& tokens, GenerationState& state);
+  CrossEntropyOptions loss_options(double z_loss) const;
   Tensor head_logits(const Tensor& x);
   Parameter& head() { return options_.tied_embeddings ? embedding_ : head_; }
 

@@ -15,10 +15,12 @@
 #include "tools/commands/convert.h"
 #include "tools/commands/doctor.h"
 #include "tools/commands/eval.h"
+#include "tools/commands/eval_lengths.h"
 #include "tools/commands/eval_tasks.h"
 #include "tools/commands/generate.h"
 #include "tools/commands/inspect.h"
 #include "tools/commands/plan.h"
+#include "tools/commands/plot.h"
 #include "tools/commands/recipe.h"
 #include "tools/commands/selftest.h"
 #include "tools/commands/show_rope.h"
@@ -214,6 +216,7 @@ void add_model_options(CLI::App& command, std::string& precision, std::string& t
 void add_eval(CLI::App& app, Run& run) {
   auto options = std::make_shared<EvalCommand>();
   auto tasks = std::make_shared<EvalTasksCommand>();
+  auto by_length = std::make_shared<EvalLengthsCommand>();
   CLI::App& command = *app.add_subcommand(
       "eval", "Loss, perplexity and bits per byte of a text or shards; scores of retrieval tasks");
   command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
@@ -234,8 +237,23 @@ void add_eval(CLI::App& app, Run& run) {
   const auto add = [&](const std::string& name, auto& value, const std::string& help) {
     return command.add_option(name, value, help)->needs(named)->group("Retrieval tasks");
   };
-  add("--lengths", tasks->lengths, "tokens of prompt and answer (default: the recipe's context)")
+  command.add_option("--lengths", by_length->lengths,
+                     "perplexity at these context lengths; of tasks: tokens of prompt and answer")
       ->type_name("N,N,…");
+  const auto add_length = [&](CLI::Option* option) {
+    option->excludes(named)->excludes(context)->excludes(baselines)->group("Perplexity by length");
+  };
+  add_length(command.add_option("--stride", by_length->stride,
+                                "a window of each length every so many tokens (default: no overlap)"));
+  add_length(command.add_flag("--single-window", by_length->single_window,
+                              "instead: the first tokens of every document that is as long"));
+  add_length(command.add_flag("--stream", by_length->stream,
+                              "in one pass that carries caches and states, in bounded memory"));
+  add_length(command.add_option("--chunk", by_length->chunk, "tokens of a stream read at once")
+                 ->capture_default_str());
+  add_length(command.add_flag("--join", by_length->join, "all documents as one"));
+  command.add_option("--report", options->report_path, "also write a page with pictures to FILE")
+      ->type_name("FILE.html");
   add("--depths", tasks->depths, "how many places from begin to end")->capture_default_str();
   add("--trials", tasks->trials, "examples of each length and depth")->capture_default_str();
   add("--haystack", tasks->haystack, "text file or folder to hide things in (default: noise)")
@@ -247,15 +265,40 @@ void add_eval(CLI::App& app, Run& run) {
   add("--trials-to", tasks->trials_path, "also write every trial to FILE as JSON lines")->type_name("FILE");
   add_json(command, options->json_path);
   command.footer([] { return "\n" + task_help() + "\nA setting is written behind its task: kv:pairs=75. ruler means all of RULER's tasks."; });
-  command.callback([options, tasks, &run] {
-    run = [options, tasks] {
+  command.callback([options, tasks, by_length, &run] {
+    run = [options, tasks, by_length] {
+      if (tasks->tasks.empty() && (!by_length->lengths.empty() || by_length->stream)) {
+        EvalLengthsCommand& one = *by_length;
+        one.model = options->model;
+        one.precision = options->precision;
+        one.tokenizer = options->tokenizer;
+        one.data = options->data;
+        one.text = options->text;
+        one.max_tokens = options->max_tokens;
+        one.json_path = options->json_path;
+        one.report_path = options->report_path;
+        return eval_lengths(one);
+      }
       if (tasks->tasks.empty()) return eval(*options);
+      tasks->lengths = by_length->lengths;
       tasks->model = options->model;
       tasks->sets = options->sets;
       tasks->json_path = options->json_path;
+      tasks->report_path = options->report_path;
       return eval_tasks(*tasks);
     };
   });
+}
+
+void add_plot(CLI::App& app, Run& run) {
+  auto options = std::make_shared<PlotCommand>();
+  CLI::App& command = *app.add_subcommand(
+      "plot", "Draw results of eval: loss by length and position, heat maps of tasks");
+  command.add_option("results", options->results, "JSON files that eval --json wrote")->required();
+  command.add_option("-o,--output", options->output, "FILE.svg or FILE.html")->required();
+  command.add_option("--names", options->names, "for the legends, one per file (default: file names)")
+      ->delimiter(',');
+  command.callback([options, &run] { run = [options] { return plot(*options); }; });
 }
 
 void add_generate(CLI::App& app, Run& run) {
@@ -366,6 +409,7 @@ ExitCode run_program(int argc, char** argv) {
                "Extend the context of a trained model by a recipe with [extend], measured at every stage");
   add_plan(app, run);
   add_eval(app, run);
+  add_plot(app, run);
   add_generate(app, run);
   add_convert(app, run);
   add_inspect(app, run);

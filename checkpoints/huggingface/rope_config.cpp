@@ -311,7 +311,11 @@ void write_rope_config(const RopeOptions& rope, int64_t context, Json& config) {
     config["rope_parameters"] = scaling;
   } else {
     const bool is_plain = scaling["rope_type"] == "default";
-    config["rope_scaling"] = is_plain ? Json(nullptr) : scaling;
+    if (!is_plain) {
+      config["rope_scaling"] = scaling;
+    } else if (config.contains("rope_scaling")) {
+      config["rope_scaling"] = nullptr;
+    }
   }
 }
 

@@ -12,15 +12,16 @@ Kernel<RopeArgs> kRope{"rope", &cpu::rope};
 namespace {
 
 template <typename T>
-void fill_table(RopeTable& table, const std::vector<double>& frequencies, double factor) {
+void fill_table(RopeTable& table, const std::vector<double>& frequencies, double factor,
+                int64_t first) {
   const int64_t positions = table.cosine.size(0);
   const int64_t pairs = table.cosine.size(1);
   parallel_ranges(positions, 256, [&](int64_t begin, int64_t end) {
-    for (int64_t position = begin; position < end; ++position) {
+    for (int64_t row = begin; row < end; ++row) {
       for (int64_t j = 0; j < pairs; ++j) {
-        const double angle = rope_angle(frequencies[static_cast<size_t>(j)], position);
-        table.cosine.data<T>()[position * pairs + j] = static_cast<T>(factor * std::cos(angle));
-        table.sine.data<T>()[position * pairs + j] = static_cast<T>(factor * std::sin(angle));
+        const double angle = rope_angle(frequencies[static_cast<size_t>(j)], first + row);
+        table.cosine.data<T>()[row * pairs + j] = static_cast<T>(factor * std::cos(angle));
+        table.sine.data<T>()[row * pairs + j] = static_cast<T>(factor * std::sin(angle));
       }
     }
   });
@@ -29,9 +30,10 @@ void fill_table(RopeTable& table, const std::vector<double>& frequencies, double
 }  // namespace
 
 RopeTable ops::rope_table(const RopeOptions& options, int64_t positions, Dtype dtype,
-                          int64_t length) {
+                          int64_t length, int64_t first) {
   check_rope(options);
-  SIDEWINDER_REQUIRE(positions >= 0, "rope: a table of {} positions is not possible", positions);
+  SIDEWINDER_REQUIRE(positions >= 0 && first >= 0,
+                     "rope: a table of {} positions from {} on is not possible", positions, first);
   SIDEWINDER_REQUIRE(dtype == Dtype::f32 || dtype == Dtype::f64,
                      "rope: a table of {} would lose the angle; use f32 or f64", name_of(dtype));
   RopeTable table;
@@ -39,12 +41,12 @@ RopeTable ops::rope_table(const RopeOptions& options, int64_t positions, Dtype d
   table.sine = Tensor::empty({positions, options.rotary_width / 2}, dtype);
   table.interleaved = options.interleaved;
   const std::vector<double> frequencies =
-      rope_frequencies(options, length == 0 ? positions : length);
+      rope_frequencies(options, length == 0 ? first + positions : length);
   const double factor = rope_attention_factor(options);
   if (dtype == Dtype::f64) {
-    fill_table<double>(table, frequencies, factor);
+    fill_table<double>(table, frequencies, factor, first);
   } else {
-    fill_table<float>(table, frequencies, factor);
+    fill_table<float>(table, frequencies, factor, first);
   }
   return table;
 }

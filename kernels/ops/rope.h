@@ -31,10 +31,10 @@ extern Kernel<RopeArgs> kRope;
 
 namespace ops {
 
-// Rows 0 … positions − 1. `dtype` f32 or f64. `length` is that of the sequence, for scalings that
-// depend on it; 0: `positions`.
+// Row i is of position first + i, for `positions` of them. `dtype` f32 or f64. `length` is that of the sequence, for scalings that
+// depend on it; 0: first + positions.
 RopeTable rope_table(const RopeOptions& options, int64_t positions, Dtype dtype,
-                     int64_t length = 0);
+                     int64_t length = 0, int64_t first = 0);
 // `inverse` turns by the negative angle: the gradient of the forward turn.
 Tensor rope(const Tensor& x, const Tensor& position, const RopeTable& table, bool inverse = false);
 

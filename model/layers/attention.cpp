@@ -88,9 +88,17 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
     const int64_t end = tokens == 0 ? 0 : *std::max_element(position, position + tokens) + 1;
     // Not the longest document at hand: what a row holds must not change what its length means.
     const int64_t length = std::max(end, layout.row_length);
-    table = rope_table(end, length, accumulator_of(pass.dtype));
-    q = rope(q, layout.position, table);
-    if (!turns_cache) k = rope(k, layout.position, table);
+    Tensor positions = layout.position;
+    if (pass.state != nullptr && !turns_cache) {
+      // A table of the tokens at hand alone: one from position 0 on would grow with the sequence.
+      table = ops::rope_table(context_.rope, tokens, accumulator_of(pass.dtype), length,
+                              end - tokens);
+      positions = SequenceLayout::unpacked(1, tokens).position;
+    } else {
+      table = rope_table(end, length, accumulator_of(pass.dtype));
+    }
+    q = rope(q, positions, table);
+    if (!turns_cache) k = rope(k, positions, table);
   }
   if (pass.state != nullptr) {
     auto [keys, values] = with_cache(*pass.state, k.value(), v.value());

@@ -14,6 +14,7 @@
 #include "tools/assemble.h"
 #include "tools/commands/generate.h"
 #include "tools/commands/ngram_baseline.h"
+#include "tools/commands/plot.h"
 
 namespace sidewinder {
 namespace {
@@ -191,14 +192,15 @@ ExitCode eval(const EvalCommand& command) {
                row["last"].get<int64_t>(), row["targets"].get<int64_t>(),
                row["loss"].get<double>());
   }
-  if (!command.json_path.empty()) {
+  if (!command.json_path.empty() || !command.report_path.empty()) {
     nlohmann::json json = {{"model", command.model},     {"step", trained.step},
                            {"context", context},         {"targets", result.targets},
                            {"loss", result.loss},        {"perplexity", std::exp(result.loss)},
                            {"by_position", by_position}};
     if (result.bytes > 0) json["bits_per_byte"] = result.bits_per_byte();
     if (counts) json["baselines"] = compared;
-    write_text_file(command.json_path, json.dump(2));
+    if (!command.json_path.empty()) write_text_file(command.json_path, json.dump(2));
+    if (!command.report_path.empty()) write_report(command.report_path, command.model, json);
   }
   return ExitCode::success;
 }

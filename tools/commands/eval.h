@@ -19,6 +19,7 @@ struct EvalCommand {
   std::string tokenizer;   // of a Hugging Face folder that has none of the usual name
   std::vector<std::string> sets;  // key=value, over the recipe of the model
   std::string json_path;
+  std::string report_path;  // HTML page with pictures
 };
 
 // Token-weighted loss, perplexity and bits per byte, in all and by position in the document

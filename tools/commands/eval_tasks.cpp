@@ -12,6 +12,7 @@
 #include "kernels/base/log.h"
 #include "tools/assemble.h"
 #include "tools/commands/table.h"
+#include "tools/commands/plot.h"
 #include "tools/commands/task_spec.h"
 #include "trainer/progress.h"
 #include "trainer/task_evaluation.h"
@@ -244,6 +245,7 @@ ExitCode eval_tasks(const EvalTasksCommand& command) {
                      {"effective_length", effective}};
   }
   if (!command.json_path.empty()) write_text_file(command.json_path, json.dump(2));
+  if (!command.report_path.empty()) write_report(command.report_path, command.model, json);
   return ExitCode::success;
 }
 

@@ -20,6 +20,7 @@ struct EvalTasksCommand {
   std::string trials_path;  // JSONL with every trial, or empty
   std::vector<std::string> sets;  // key=value, over the recipe of the model
   std::string json_path;
+  std::string report_path;  // HTML page with pictures
 };
 
 // Asks the model tasks of data/tasks and prints scores by length and depth. The JSON:

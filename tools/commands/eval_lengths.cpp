@@ -1,0 +1,271 @@
+#include "tools/commands/eval_lengths.h"
+
+#include <fmt/core.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <sstream>
+
+#include "data/corpus.h"
+#include "kernels/base/check.h"
+#include "kernels/base/log.h"
+#include "kernels/tensor/allocator.h"
+#include "model/cost.h"
+#include "tools/assemble.h"
+#include "tools/commands/generate.h"
+#include "tools/commands/plot.h"
+#include "tools/commands/table.h"
+#include "trainer/perplexity.h"
+
+namespace sidewinder {
+namespace {
+
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+using DocumentVisitor = std::function<void(std::span<const int32_t>)>;
+
+std::vector<int64_t> parse_lengths(const std::string& text) {
+  std::vector<int64_t> lengths;
+  std::stringstream stream(text);
+  for (std::string item; std::getline(stream, item, ',');) {
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(item.data(), item.data() + item.size(), value);
+    SIDEWINDER_REQUIRE(error == std::errc() && end == item.data() + item.size() && value >= 1,
+                       "--lengths has \"{}\"; give positive numbers, as in 512,1024", item);
+    lengths.push_back(value);
+  }
+  return lengths;
+}
+
+// The documents to evaluate, one after the other, so that a corpus need not fit into memory.
+class Documents {
+ public:
+  Documents(const EvalLengthsCommand& command, const TrainedModel& trained) : command_(command) {
+    if (!command.text.empty()) {
+      std::ifstream file(command.text, std::ios::binary);
+      std::stringstream text;
+      text << file.rdbuf();
+      if (!file) fail_environment("cannot read {}; check that it exists", command.text);
+      text_tokens_ = trained.tokenizer->encode(text.str());
+      if (trained.tokenizer->eos()) text_tokens_.push_back(*trained.tokenizer->eos());
+      return;
+    }
+    corpus_ = std::make_unique<Corpus>(command.data);
+    const std::string& digest = corpus_->index().tokenizer_digest;
+    SIDEWINDER_REQUIRE(
+        corpus_->vocabulary() <= trained.recipe.model.vocabulary &&
+            (trained.tokenizer_digest.empty() || trained.tokenizer_digest == digest),
+        "{} was made with another tokenizer than {} ({}, {} ids; the model has {}, {} ids); "
+        "tokenize "
+        "the text with the model's tokenizer, or use --text",
+        command.data, command.model, digest, corpus_->vocabulary(),
+        trained.tokenizer_digest.empty() ? "one that is not known" : trained.tokenizer_digest,
+        trained.recipe.model.vocabulary);
+  }
+
+  // Every document, joined to one with --join, cut where max_tokens are reached.
+  void visit(const DocumentVisitor& visitor) {
+    int64_t left = command_.max_tokens == 0 ? INT64_MAX : command_.max_tokens;
+    if (!corpus_) {
+      const auto used = std::min<int64_t>(left, static_cast<int64_t>(text_tokens_.size()));
+      return visitor({text_tokens_.data(), static_cast<size_t>(used)});
+    }
+    std::vector<int32_t> tokens;
+    for (int64_t i = 0; i < corpus_->documents() && left > 0; ++i) {
+      const int64_t length = std::min(left, corpus_->document_length(i));
+      const size_t begin = command_.join ? tokens.size() : 0;
+      tokens.resize(begin + static_cast<size_t>(length));
+      corpus_->read(i, 0, std::span(tokens).subspan(begin));
+      left -= length;
+      if (!command_.join) visitor(tokens);
+    }
+    if (command_.join) visitor(tokens);
+  }
+
+ private:
+  const EvalLengthsCommand& command_;
+  std::unique_ptr<Corpus> corpus_;
+  std::vector<int32_t> text_tokens_;
+};
+
+json json_of(const LossSums& sums) {
+  json by_position = json::array();
+  const std::vector<PositionLosses::Bucket>& buckets = sums.by_position.buckets();
+  for (size_t i = 0; i < buckets.size(); ++i) {
+    if (buckets[i].targets == 0) continue;
+    by_position.push_back({{"first", i == 0 ? 0 : int64_t{1} << (i - 1)},
+                           {"last", i == 0 ? 0 : (int64_t{1} << i) - 1},
+                           {"targets", buckets[i].targets},
+                           {"loss", buckets[i].sum / static_cast<double>(buckets[i].targets)}});
+  }
+  return {{"targets", sums.targets},
+          {"windows", sums.windows},
+          {"loss", sums.loss()},
+          {"perplexity", sums.perplexity()},
+          {"by_position", std::move(by_position)}};
+}
+
+json evaluate_length(TrainedModel& trained, Documents& documents, const EvalLengthsCommand& command,
+                     int64_t length) {
+  const int64_t stride = command.stride == 0 ? length : std::min(command.stride, length);
+  WindowEvaluation evaluation(*trained.model, dtype_of(trained.recipe.train.precision));
+  documents.visit([&](std::span<const int32_t> document) {
+    const auto predictions = std::max<int64_t>(0, static_cast<int64_t>(document.size()) - 1);
+    evaluation.add(document, command.single_window ? single_window(predictions, length)
+                                                   : strided_windows(predictions, length, stride));
+  });
+  const LossSums& sums = evaluation.finish();
+  SIDEWINDER_REQUIRE(
+      sums.targets > 0,
+      "no document has {} predictions; with --single-window every length needs one as "
+      "long (--join makes one of all documents)",
+      length);
+  json result = json_of(sums);
+  result["convention"] = command.single_window ? "single window" : "strided";
+  result["length"] = length;
+  if (!command.single_window) result["stride"] = stride;
+  return result;
+}
+
+void warn_of_full_attention(const TrainedModel& trained) {
+  int64_t bytes = 0;
+  for (const PartCost& part : cost_of(trained.recipe.model).parts) {
+    if (part.pattern.window == 0) bytes += part.cache_elements;
+  }
+  if (bytes == 0) return;
+  bytes *= static_cast<int64_t>(size_of(dtype_of(trained.recipe.train.precision)));
+  log_info(
+      "the model has full attention: its cache grows by {} per 1000 tokens, and the time per "
+      "token with the position",
+      bytes_text(static_cast<uint64_t>(1000 * bytes)));
+}
+
+json evaluate_stream(TrainedModel& trained, Documents& documents,
+                     const EvalLengthsCommand& command) {
+  warn_of_full_attention(trained);
+  LossSums sums;
+  const Dtype dtype = dtype_of(trained.recipe.train.precision);
+  allocator_of({}).reset_peak();
+  const Clock::time_point begin = Clock::now();
+  documents.visit([&](std::span<const int32_t> document) {
+    if (document.size() >= 2) add_stream(*trained.model, dtype, document, command.chunk, sums);
+  });
+  const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  SIDEWINDER_REQUIRE(sums.targets > 0, "no document has two tokens; there is nothing to predict");
+  json result = json_of(sums);
+  result["chunk"] = command.chunk;
+  result["tokens_per_second"] = static_cast<double>(sums.targets) / seconds;
+  result["peak_memory_bytes"] = allocator_of({}).statistics().bytes_peak;
+  return result;
+}
+
+// Loss by position, a column per evaluation.
+void print_positions(const json& result) {
+  std::vector<json> columns;
+  TableRow heading = {"from", "to"};
+  for (const json& one : result["by_length"]) {
+    heading.push_back(std::to_string(one["length"].get<int64_t>()));
+    columns.push_back(one["by_position"]);
+  }
+  if (result.contains("stream")) {
+    heading.emplace_back("stream");
+    columns.push_back(result["stream"]["by_position"]);
+  }
+  std::map<int64_t, TableRow> rows;
+  for (size_t c = 0; c < columns.size(); ++c) {
+    for (const json& bucket : columns[c]) {
+      TableRow& row = rows[bucket["first"].get<int64_t>()];
+      if (row.empty()) {
+        row = {std::to_string(bucket["first"].get<int64_t>()),
+               std::to_string(bucket["last"].get<int64_t>())};
+      }
+      row.resize(c + 2);
+      row.push_back(fmt::format("{:.4f}", bucket["loss"].get<double>()));
+    }
+  }
+  std::vector<TableRow> table = {heading};
+  for (auto& [first, row] : rows) table.push_back(row);
+  fmt::print("\nloss by position of the token that predicts, {}\n{}",
+             result.contains("stream") && columns.size() == 1 ? "in the document"
+                                                              : "in the window (stream: document)",
+             table_text(table, std::string(columns.size() + 2, 'r')));
+}
+
+}  // namespace
+
+ExitCode eval_lengths(const EvalLengthsCommand& command) {
+  SIDEWINDER_REQUIRE(command.data.empty() != command.text.empty(),
+                     "name one of --data FOLDER (token shards) and --text FILE");
+  const std::vector<int64_t> lengths = parse_lengths(command.lengths);
+  SIDEWINDER_REQUIRE(!lengths.empty() || command.stream,
+                     "give --lengths, as in 512,1024, or --stream, or both");
+  SIDEWINDER_REQUIRE(!command.single_window || command.stride == 0,
+                     "--single-window evaluates one window per document; it goes without --stride");
+  SIDEWINDER_REQUIRE(
+      command.stride >= 0 && command.chunk >= 1 && command.max_tokens >= 0,
+      "--stride is {}, --chunk {} and --max-tokens {}; none may be negative, nor the "
+      "chunk 0",
+      command.stride, command.chunk, command.max_tokens);
+  TrainedModel trained =
+      load_trained_model(command.model, {precision_named(command.precision), command.tokenizer});
+  Documents documents(command, trained);
+  json result = {{"model", command.model},
+                 {"step", trained.step},
+                 {"data", command.data.empty() ? command.text : command.data},
+                 {"trained_context", trained.recipe.train.context}};
+  int64_t count = 0;
+  int64_t tokens = 0;
+  documents.visit([&](std::span<const int32_t> document) {
+    ++count;
+    tokens += static_cast<int64_t>(document.size());
+  });
+  result["documents"] = count;
+  result["tokens"] = tokens;
+  fmt::print("model        {} (step {}, trained at context {})\n", command.model, trained.step,
+             trained.recipe.train.context);
+  fmt::print("data         {}: {} tokens in {} document{}\n", result["data"].get<std::string>(),
+             count_text(tokens), count_text(count), count == 1 ? "" : "s");
+  fmt::print("convention   {}; means are over predictions\n\n",
+             command.single_window
+                 ? "single window: the first n predictions of every document with as many"
+             : command.stride > 0
+                 ? fmt::format("strided: windows of n predictions every {}, each scored once",
+                               command.stride)
+                 : "strided with S = n: windows of n predictions that do not overlap");
+  std::vector<TableRow> table = {{"context", "stride", "windows", "targets", "loss", "perplexity"}};
+  const auto add_row = [&](const std::string& name, const std::string& stride, const json& one) {
+    table.push_back({name, stride, count_text(one["windows"].get<int64_t>()),
+                     count_text(one["targets"].get<int64_t>()),
+                     fmt::format("{:.5f}", one["loss"].get<double>()),
+                     fmt::format("{:.4f}", one["perplexity"].get<double>())});
+  };
+  result["by_length"] = json::array();
+  for (const int64_t length : lengths) {
+    const json one = evaluate_length(trained, documents, command, length);
+    add_row(std::to_string(length),
+            one.contains("stride") ? std::to_string(one["stride"].get<int64_t>()) : "-", one);
+    result["by_length"].push_back(one);
+  }
+  if (command.stream) {
+    const json one = evaluate_stream(trained, documents, command);
+    add_row("stream", "-", one);
+    result["stream"] = one;
+  }
+  fmt::print("{}", table_text(table, "rrrrrr"));
+  if (command.stream) {
+    fmt::print("\nstream       {:.0f} tokens/s in chunks of {}, {} at most\n",
+               result["stream"]["tokens_per_second"].get<double>(), command.chunk,
+               bytes_text(result["stream"]["peak_memory_bytes"].get<uint64_t>()));
+  }
+  print_positions(result);
+  if (!command.json_path.empty()) write_text_file(command.json_path, result.dump(2));
+  if (!command.report_path.empty()) write_report(command.report_path, command.model, result);
+  return ExitCode::success;
+}
+
+}  // namespace sidewinder
