@@ -298,6 +298,7 @@ void add_eval(CLI::App& app, Run& run) {
         one.data = options->data;
         one.text = options->text;
         one.max_tokens = options->max_tokens;
+        one.sets = options->sets;
         one.json_path = options->json_path;
         one.report_path = options->report_path;
         return eval_lengths(one);

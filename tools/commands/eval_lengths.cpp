@@ -211,8 +211,8 @@ ExitCode eval_lengths(const EvalLengthsCommand& command) {
       "--stride is {}, --chunk {} and --max-tokens {}; none may be negative, nor the "
       "chunk 0",
       command.stride, command.chunk, command.max_tokens);
-  TrainedModel trained =
-      load_trained_model(command.model, {precision_named(command.precision), command.tokenizer});
+  TrainedModel trained = load_trained_model(
+      command.model, {precision_named(command.precision), command.tokenizer, command.sets});
   Documents documents(command, trained);
   json result = {{"model", command.model},
                  {"step", trained.step},

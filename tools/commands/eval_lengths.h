@@ -9,18 +9,19 @@
 namespace sidewinder {
 
 struct EvalLengthsCommand {
-  std::string model;           // run, checkpoint or Hugging Face folder
-  std::string precision;       // f32, bf16 or f64; empty: the recipe's
-  std::string tokenizer;       // for a Hugging Face folder without one
-  std::string data;            // folder of token shards, or empty
-  std::string text;            // UTF-8 text file, one document, or empty
-  std::string lengths;         // "512,1024"; empty: none
-  int64_t stride = 0;          // 0: windows do not overlap
-  bool single_window = false;  // instead of strided windows
-  bool stream = false;         // also in one pass with carried state
-  bool join = false;           // all documents as one
-  int64_t chunk = 2048;        // of a stream
-  int64_t max_tokens = 0;      // 0: all
+  std::string model;              // run, checkpoint or Hugging Face folder
+  std::string precision;          // f32, bf16 or f64; empty: the recipe's
+  std::string tokenizer;          // for a Hugging Face folder without one
+  std::string data;               // folder of token shards, or empty
+  std::string text;               // UTF-8 text file, one document, or empty
+  std::string lengths;            // "512,1024"; empty: none
+  int64_t stride = 0;             // 0: windows do not overlap
+  bool single_window = false;     // instead of strided windows
+  bool stream = false;            // also in one pass with carried state
+  bool join = false;              // all documents as one
+  int64_t chunk = 2048;           // of a stream
+  int64_t max_tokens = 0;         // 0: all
+  std::vector<std::string> sets;  // key=value, over the recipe of the model
   std::string json_path;
   std::string report_path;  // HTML page with pictures
 };
