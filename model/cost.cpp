@@ -22,8 +22,8 @@ PartCost mixer_cost(const std::string& letter, int64_t count, int64_t width,
   if (options.mixer == MixerKind::attention) {
     const AttentionShape shape = attention_shape(width, options);
     part.pattern = attention_pattern(options);
-    part.name = letter + ": attention, " +
-                (part.pattern.window == 0 ? "full" : fmt::format("window {}", part.pattern.window));
+    part.name = letter + ": attention, " + name_of(options.pattern).name;
+    if (options.window > 0) part.name += fmt::format(" {}", options.window);
     part.token_flops = blocks * shape.projection_flops();
     part.pair_flops = blocks * shape.pair_flops();
     part.cache_elements = count * shape.cache_elements();
@@ -88,7 +88,9 @@ double ModelCost::forward_flops(std::span<const int64_t> lengths) const {
 int64_t ModelCost::cache_bytes(int64_t length, int64_t bytes_per_element) const {
   int64_t bytes = 0;
   for (const PartCost& part : parts) {
-    const int64_t kept = part.pattern.window == 0 ? length : std::min(length, part.pattern.window);
+    // What the last query may see, itself included.
+    const AttentionPattern::Span gone = part.pattern.forgettable(std::max<int64_t>(0, length - 1));
+    const int64_t kept = length - (gone.end - gone.begin);
     bytes += part.cache_elements * kept * bytes_per_element;
   }
   return bytes;
@@ -111,10 +113,6 @@ AttentionShape attention_shape(int64_t width, const BlockOptions& options) {
 Mamba1Shape mamba1_shape(int64_t width, const BlockOptions& options) {
   return {width, options.expand * width, options.state, options.conv_width,
           options.dt_rank != 0 ? options.dt_rank : (width + 15) / 16};
-}
-
-AttentionPattern attention_pattern(const BlockOptions& options) {
-  return {options.pattern == PatternKind::window ? options.window : 0};
 }
 
 ModelCost cost_of(const ModelOptions& options) {

@@ -84,6 +84,5 @@ ModelCost cost_of(const ModelOptions& options);
 // Shapes with defaults filled in.
 AttentionShape attention_shape(int64_t width, const BlockOptions& options);
 Mamba1Shape mamba1_shape(int64_t width, const BlockOptions& options);
-AttentionPattern attention_pattern(const BlockOptions& options);
 
 }  // namespace sidewinder

@@ -7,12 +7,23 @@
 #include <string>
 #include <vector>
 
+#include "kernels/math/attention_pattern.h"
 #include "kernels/math/rope.h"
 
 namespace sidewinder {
 
 enum class MixerKind : uint8_t { mamba1, attention };
-enum class PatternKind : uint8_t { full, window };
+enum class PatternKind : uint8_t {
+  full,
+  window,
+  dilated,
+  strided,
+  global_window,
+  sink_window,
+  bigbird,
+  fixed,
+  chunked
+};
 enum class PositionKind : uint8_t { rope, alibi, none };
 enum class RopeLayout : uint8_t { half_split, interleaved };
 enum class FeedForwardKind : uint8_t { none, swiglu };
@@ -31,7 +42,14 @@ struct BlockOptions {
 
   // attention
   PatternKind pattern = PatternKind::full;
-  int64_t window = 0;           // visible keys including the query itself
+  int64_t window = 0;    // near keys that are visible, including the query itself
+  int64_t dilation = 0;  // AttentionPattern says what these mean
+  int64_t stride = 0;
+  int64_t global_tokens = 0;
+  int64_t pattern_block = 0;
+  int64_t summary = 0;
+  int64_t random_blocks = 0;
+  int64_t pattern_seed = 0;
   int64_t heads = 0;            // 0: width / head_width
   int64_t key_value_heads = 0;  // 0: heads
   int64_t head_width = 64;      // P
@@ -75,13 +93,27 @@ struct ModelOptions {
   int64_t max_context = 0;      // longest row; 0: train.context
 };
 
+// The name of each kind of pattern and the options that it uses.
+struct PatternName {
+  std::string name;
+  PatternKind kind;
+  std::vector<std::string> keys;
+};
+const std::vector<PatternName>& pattern_names();
+const PatternName& name_of(PatternKind kind);
+
+// What a block with attention sees. Random keys differ from block to block: `name` is its name.
+AttentionPattern attention_pattern(const BlockOptions& block, const std::string& name = "");
+
 // The rotary options of a block with attention.
 RopeOptions rope_options(const BlockOptions& block);
+// The other way: position becomes rope; the head width must be the block's.
+void set_rope_options(BlockOptions& block, const RopeOptions& rope);
 
 // What may change between steps while a context grows: which distances the attention blocks of a
 // letter see, and how they turn positions.
 struct BlockContext {
-  int64_t window = 0;     // visible keys including the query itself; 0: all earlier ones
+  int64_t window = 0;     // as in BlockOptions; 0: all earlier keys, or the pattern has none
   RopeOptions rope = {};  // of blocks with position = rope
 };
 

@@ -9,13 +9,17 @@
 
 #include "recipes/table.h"
 #include "trainer/context_schedule.h"
+#include "trainer/extension_problems.h"
 
 namespace sidewinder {
 namespace {
 
 class Checker {
  public:
-  Checker(const Node& tree, Problems& problems) : tree_(tree), problems_(problems) {}
+  Checker(const Node& tree, RecipeUse use, Problems& problems)
+      : tree_(tree), use_(use), problems_(problems) {}
+
+  bool is_for_training() const { return use_ == RecipeUse::training; }
 
   // Whether the values of these keys may be relied upon.
   template <typename... Keys>
@@ -61,6 +65,7 @@ class Checker {
 
  private:
   const Node& tree_;
+  RecipeUse use_;
   Problems& problems_;
 };
 
@@ -104,43 +109,18 @@ int64_t context_of(const Recipe& recipe) {
   return recipe.model.max_context > 0 ? recipe.model.max_context : recipe.train.context;
 }
 
-// Frequencies that are scaled for one context and used at another are wrong for both.
 void check_scaling_reach(const Recipe& recipe, const BlockOptions& block, const std::string& path,
                          Checker& check) {
-  const std::string factor_key = path + ".rope_factor";
-  const std::string original_key = path + ".rope_original_context";
-  const bool is_window = block.pattern == PatternKind::window;
   const std::string context_key =
       recipe.model.max_context > 0 ? "model.max_context" : "train.context";
-  if (block.rope_allow_mismatch || !check.sound(path + ".rope_allow_mismatch", factor_key)) return;
-  if (!check.sound(original_key, context_key, "model.max_context", path + ".pattern")) return;
-  if (is_window && !check.sound(path + ".window")) return;
-
-  const int64_t original = block.rope_original_context;
-  const int64_t window = is_window ? block.window : 0;
-  const int64_t reach = visible_reach(window, context_of(recipe));
-  const bool window_decides = is_window && reach == block.window;
-  const std::string reach_key = window_decides ? path + ".window" : context_key;
-  const std::string reach_name = window_decides ? "window" : context_key;
-  if (!rope_scaling_can_matter(original, window, context_of(recipe))) {
-    check.report({path + ".rope_scaling", original_key, reach_key},
-                 fmt::format("cannot help: rope_original_context is {}, and with {} = {} no query "
-                             "sees further",
-                             original, reach_name, reach),
-                 fmt::format("remove it, raise {}, or set rope_allow_mismatch = true", reach_name));
+  if (!check.sound(path + ".rope_allow_mismatch", path + ".rope_factor", path + ".window",
+                   path + ".pattern", path + ".rope_original_context", context_key,
+                   "model.max_context")) {
     return;
   }
-  // llama3 has no length at which it ends; ntk falls short of factor · original context.
-  if (block.rope_scaling == RopeScalingKind::llama3) return;
-  const double reached = block.rope_factor * static_cast<double>(original);
-  const double wanted = static_cast<double>(reach);
-  const bool is_ntk = block.rope_scaling == RopeScalingKind::ntk;
-  if (is_ntk ? reached > wanted - 0.5 : std::abs(reached - wanted) < 0.5) return;
-  check.report({factor_key, original_key, reach_key},
-               fmt::format("{} · rope_original_context, {}, is {} and not {}, {}",
-                           toml_number(block.rope_factor), original, reached, reach_name, reach),
-               fmt::format("use {}{}, or set rope_allow_mismatch = true", is_ntk ? "at least " : "",
-                           toml_number(wanted / static_cast<double>(original))));
+  if (const auto problem = scaling_problem(block, path, context_of(recipe), context_key)) {
+    check.report(problem->keys, problem->what, problem->advice);
+  }
 }
 
 void check_divisors(const BlockOptions& block, const std::string& path, Checker& check) {
@@ -170,14 +150,19 @@ void check_rope_scaling(const Recipe& recipe, const BlockOptions& block, const s
   switch (block.rope_scaling) {
     case RopeScalingKind::none: return;
     case RopeScalingKind::dynamic:
-      return check.report({kind_key},
-                          "\"dynamic\" changes with the length of the text, which is for inference",
-                          "train with \"yarn\", or with the base of a fixed factor, \"ntk\"");
+      if (check.is_for_training()) {
+        return check.report(
+            {kind_key}, "\"dynamic\" changes with the length of the text, which is for inference",
+            "train with \"yarn\", or with the base of a fixed factor, \"ntk\"; `sidewinder eval` "
+            "and "
+            "`generate` take it with --set");
+      }
+      [[fallthrough]];
     case RopeScalingKind::ntk:
       if (rotary_width < 4) {
         check.report(
             {kind_key, path + ".head_width", path + ".rotary_share"},
-            fmt::format("\"ntk\" needs two pairs, but {} numbers are turned", rotary_width),
+            fmt::format("a changed base needs two pairs, but {} numbers are turned", rotary_width),
             "turn at least 4 numbers of each head, or use \"linear\"");
       }
       break;
@@ -217,6 +202,26 @@ void check_rope_keys(const Recipe& recipe, const BlockOptions& block, const std:
   check_rope_scaling(recipe, block, path, check);
 }
 
+void check_pattern(const BlockOptions& block, const std::string& path, Checker& check) {
+  const std::string block_key = path + ".pattern_block";
+  if (!check.sound(path + ".pattern", block_key)) return;
+  if (block.pattern == PatternKind::bigbird && check.sound(path + ".window") &&
+      block.window % block.pattern_block != 0) {
+    const int64_t multiple = (block.window / block.pattern_block + 1) * block.pattern_block;
+    check.report({path + ".window", block_key},
+                 fmt::format("{} is not a multiple of pattern_block, {}", block.window,
+                             block.pattern_block),
+                 fmt::format("use whole blocks, as {}", multiple));
+  }
+  if (block.pattern == PatternKind::fixed && check.sound(path + ".summary") &&
+      block.summary > block.pattern_block) {
+    check.report({path + ".summary", block_key},
+                 fmt::format("{} is more than pattern_block, {}", block.summary,
+                             block.pattern_block),
+                 fmt::format("use at most {}", block.pattern_block));
+  }
+}
+
 void check_attention(const Recipe& recipe, const BlockOptions& block, const std::string& path,
                      Checker& check) {
   const ModelOptions& model = recipe.model;
@@ -237,6 +242,7 @@ void check_attention(const Recipe& recipe, const BlockOptions& block, const std:
         fmt::format("{} does not divide the number of heads, {}", block.key_value_heads, heads),
         fmt::format("use a divisor of {}", heads));
   }
+  check_pattern(block, path, check);
   if (block.position == PositionKind::rope && check.sound(path + ".position")) {
     check_rope_keys(recipe, block, path, check);
   }
@@ -424,8 +430,7 @@ void check_unscaled(const Recipe& recipe, Checker& check) {
                      "context.stage")) {
       continue;
     }
-    const bool turns =
-        block.mixer == MixerKind::attention && block.position == PositionKind::rope;
+    const bool turns = block.mixer == MixerKind::attention && block.position == PositionKind::rope;
     const int64_t reach = visible_reach(block.window, recipe.train.context);
     bool changes_base = false;
     for (const StageOptions& stage : recipe.context.stages) {
@@ -467,8 +472,8 @@ void check_extension(const Recipe& recipe, Checker& check) {
 
 }  // namespace
 
-void check_recipe(Recipe& recipe, const Node& tree, Problems& problems) {
-  Checker check(tree, problems);
+void check_recipe(Recipe& recipe, const Node& tree, RecipeUse use, Problems& problems) {
+  Checker check(tree, use, problems);
   check_layers(recipe.model, check);
   check_model(recipe, check);
   check_data(recipe, check);

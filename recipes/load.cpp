@@ -302,12 +302,16 @@ std::optional<Node> load_tree(const std::string& path,
   std::optional<Node> tree =
       FileReader(problems).read(path, {place, "", why_unreadable(path),
                                        "give the path of a recipe, as in recipes/smoke/copy.toml"});
-  if (!tree) return std::nullopt;
+  if (tree) apply_overrides(*tree, set_overrides, problems);
+  return tree;
+}
+
+void apply_overrides(Node& tree, const std::vector<std::string>& set_overrides,
+                     Problems& problems) {
   int precedence = 0;
   for (const std::string& argument : set_overrides) {
-    Override(argument, ++precedence, problems).apply(*tree);
+    Override(argument, ++precedence, problems).apply(tree);
   }
-  return tree;
 }
 
 }  // namespace sidewinder

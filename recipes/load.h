@@ -20,4 +20,7 @@ std::optional<Node> parse_toml(std::string_view text, const std::string& source,
 std::optional<Node> load_tree(const std::string& path,
                               const std::vector<std::string>& set_overrides, Problems& problems);
 
+// Lays `--set` arguments over a tree, each above the one before.
+void apply_overrides(Node& tree, const std::vector<std::string>& set_overrides, Problems& problems);
+
 }  // namespace sidewinder

@@ -21,12 +21,13 @@ void report_unknown_sections(const Node& tree, Problems& problems) {
   }
 }
 
-Recipe recipe_of(const std::optional<Node>& tree, const std::string& name, Problems& problems) {
+Recipe recipe_of(const std::optional<Node>& tree, const std::string& name, RecipeUse use,
+                 Problems& problems) {
   Recipe recipe;
   if (tree) {
     report_unknown_sections(*tree, problems);
     for (const Section& section : sections()) section.read(recipe, *tree, problems);
-    check_recipe(recipe, *tree, problems);
+    check_recipe(recipe, *tree, use, problems);
   }
   problems.throw_if_any();
   if (recipe.run.name.empty()) recipe.run.name = name;
@@ -39,13 +40,17 @@ Recipe recipe_of(const std::optional<Node>& tree, const std::string& name, Probl
 Recipe load_recipe(const std::string& path, const std::vector<std::string>& set_overrides) {
   Problems problems;
   const std::optional<Node> tree = load_tree(path, set_overrides, problems);
-  return recipe_of(tree, std::filesystem::path(path).stem().string(), problems);
+  return recipe_of(tree, std::filesystem::path(path).stem().string(), RecipeUse::training,
+                   problems);
 }
 
-Recipe parse_recipe(std::string_view text, const std::string& name) {
+Recipe parse_recipe(std::string_view text, const std::string& name,
+                    const std::vector<std::string>& set_overrides) {
   Problems problems;
-  const std::optional<Node> tree = parse_toml(text, name, 0, problems);
-  return recipe_of(tree, std::filesystem::path(name).stem().string(), problems);
+  std::optional<Node> tree = parse_toml(text, name, 0, problems);
+  if (tree) apply_overrides(*tree, set_overrides, problems);
+  return recipe_of(tree, std::filesystem::path(name).stem().string(), RecipeUse::inference,
+                   problems);
 }
 
 std::string resolved_toml(const Recipe& recipe) {

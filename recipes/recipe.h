@@ -37,8 +37,10 @@ struct Recipe {
 Recipe load_recipe(const std::string& path, const std::vector<std::string>& set_overrides = {});
 
 // The same for text that is at hand, such as a checkpoint's; `name` stands for the file in
-// messages. `extends` is refused.
-Recipe parse_recipe(std::string_view text, const std::string& name);
+// messages. `extends` is refused. What only training forbids (positions that follow the length) is
+// accepted: such a recipe describes a model that is used.
+Recipe parse_recipe(std::string_view text, const std::string& name,
+                    const std::vector<std::string>& set_overrides = {});
 
 // The whole recipe as TOML, defaults included, in a fixed order: equal recipes have equal text, and
 // parse_recipe(resolved_toml(r)) is r. Keys that have no effect in this recipe are left out.

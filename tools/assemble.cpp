@@ -82,7 +82,8 @@ TrainedModel load_trained_model(const std::string& path, const LoadOptions& opti
   const CheckpointContent content = load_weights_of(path);
   const nlohmann::json state = nlohmann::json::parse(content.state);
   TrainedModel trained;
-  trained.recipe = parse_recipe(state.at("recipe").get<std::string>(), path + " (stored recipe)");
+  trained.recipe = parse_recipe(state.at("recipe").get<std::string>(), path + " (stored recipe)",
+                                options.sets);
   if (options.precision) trained.recipe.train.precision = *options.precision;
   trained.model = make_model(trained.recipe);
   trained.step = content.step;

@@ -38,8 +38,9 @@ struct TrainedModel {
   std::string tokenizer_digest;  // of the training data; empty: not known
 };
 struct LoadOptions {
-  std::optional<Precision> precision;  // none: the recipe's
-  std::string tokenizer;  // file, or "bytes"; empty: the one of the run
+  std::optional<Precision> precision = {};  // none: the recipe's
+  std::string tokenizer = {};  // file, or "bytes"; empty: the one of the run
+  std::vector<std::string> sets = {};  // key=value, over the stored recipe: the model as it is used
 };
 // `path`: a run folder (its newest sound checkpoint), a checkpoint folder or a Hugging Face folder.
 TrainedModel load_trained_model(const std::string& path, const LoadOptions& options = {});

@@ -15,6 +15,7 @@
 #include "kernels/base/log.h"
 #include "model/layer_pattern.h"
 #include "model/layers/swiglu_mlp.h"
+#include "trainer/context_schedule.h"
 
 namespace sidewinder {
 namespace {
@@ -57,7 +58,9 @@ ModelOptions to_model(const LlamaConfig& config) {
   block.heads = config.heads;
   block.key_value_heads = config.key_value_heads;
   block.head_width = config.head_width;
-  block.rope_base = config.rope_base;
+  set_rope_options(block, config.rope);
+  // What others trained may be scaled more or less than its distances ask for.
+  block.rope_allow_mismatch = config.rope.scaling.kind != RopeScalingKind::none;
   block.hidden = config.hidden;
   model.blocks["a"] = block;
   return model;
@@ -66,10 +69,12 @@ ModelOptions to_model(const LlamaConfig& config) {
 std::string reason_against_llama(const BlockOptions& block) {
   if (block.mixer != MixerKind::attention) return "its mixer is not attention";
   if (block.feed_forward != FeedForwardKind::swiglu) return "it has no feed-forward";
+  if (block.pattern != PatternKind::full && block.pattern != PatternKind::window) {
+    return "its pattern is neither full nor window";
+  }
   if (block.qk_norm) return "qk_norm is on";
   if (block.position != PositionKind::rope) return "its positions are not rotary";
   if (block.rope_layout != RopeLayout::half_split) return "rope_layout is not half_split";
-  if (block.rope_scaling != RopeScalingKind::none) return "rope_scaling is set";
   if (block.rotary_share != 1.0) return "rotary_share is not 1";
   return {};
 }
@@ -97,7 +102,7 @@ std::optional<LlamaConfig> to_llama(const ModelOptions& model, int64_t context, 
     config.window = block.pattern == PatternKind::window ? block.window : 0;
     config.is_mistral = config.window > 0;
     config.norm_eps = model.norm_eps;
-    config.rope_base = block.rope_base;
+    config.rope = rope_options(block);
     config.tied = model.tied_embeddings;
     if (result && !(*result == config)) {
       why = fmt::format("block {} is unlike the others, and all must be equal", letter);
@@ -197,6 +202,9 @@ Json with_changes(Json base, const Json& before, const Json& after) {
   for (const auto& [key, value] : after.items()) {
     if (!before.contains(key) || before[key] != value) base[key] = value;
   }
+  for (const auto& [key, value] : before.items()) {
+    if (!after.contains(key)) base.erase(key);
+  }
   return base;
 }
 
@@ -278,6 +286,23 @@ Recipe recipe_of(const std::string& folder, const Json& config, const ModelOptio
   return recipe;
 }
 
+// The recipe of a checkpoint, with windows and rotary positions as its schedule has them there.
+Recipe recipe_there(const Json& state) {
+  Recipe recipe = parse_recipe(state.at("recipe").get<std::string>(), "stored recipe");
+  if (!state.contains("row_slots")) return recipe;  // imported
+  const ContextSchedule schedule(recipe.context, recipe.train, recipe.model);
+  if (schedule.is_constant()) return recipe;
+  const ContextPlan plan = schedule.at({state.at("step"), state.at("row_slots")});
+  recipe.model.max_context = plan.length;
+  for (const auto& [letter, there] : plan.blocks) {
+    BlockOptions& block = recipe.model.blocks.at(letter);
+    block.window = there.window;
+    if (there.rope_base > 0) block.rope_base = there.rope_base;
+    if (there.rope_factor > 0) block.rope_factor = there.rope_factor;
+  }
+  return recipe;
+}
+
 }  // namespace
 
 CheckpointContent import_huggingface(const std::string& folder) {
@@ -356,7 +381,7 @@ ForeignModel foreign_model(const Recipe& recipe, const std::optional<Origin>& or
 void export_huggingface(const CheckpointContent& content, const std::string& folder,
                         const ExportOptions& options) {
   const Json state = Json::parse(content.state);
-  const Recipe recipe = parse_recipe(state.at("recipe").get<std::string>(), "stored recipe");
+  const Recipe recipe = recipe_there(state);
   const std::optional<Origin> origin =
       state.contains("origin") ? Origin::parse(state["origin"].dump()) : std::nullopt;
   const ForeignModel model = foreign_model(recipe, origin, options);

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <functional>
@@ -23,6 +24,8 @@
 #include "tools/commands/plot.h"
 #include "tools/commands/recipe.h"
 #include "tools/commands/selftest.h"
+#include "tools/commands/show_pattern.h"
+#include "tools/commands/show_rope.h"
 #include "tools/commands/show_schedule.h"
 #include "tools/commands/synthesize.h"
 #include "tools/commands/task_spec.h"
@@ -150,10 +153,42 @@ void add_show_schedule(CLI::App& show, Run& run) {
   command.callback([options, &run] { run = [options] { return show_schedule(*options); }; });
 }
 
+void add_show_pattern(CLI::App& show, Run& run) {
+  auto options = std::make_shared<ShowPatternCommand>();
+  CLI::App& command = *show.add_subcommand(
+      "pattern", "Which keys each query sees: a grid, the visible pairs and the tiles to visit");
+  command.add_option("name", options->name, "full, window, dilated, ...; one that is unknown lists all")
+      ->required();
+  command.add_option("--length", options->length, "tokens of the document")->capture_default_str();
+  command.add_option("--tile", options->tile, "queries and keys of a square tile")
+      ->capture_default_str();
+  // Named as the keys of [model.block.<letter>].
+  for (auto& [key, value] : options->values) {
+    std::string flag = "--" + key;
+    std::replace(flag.begin(), flag.end(), '_', '-');
+    command.add_option(flag, value, "as in a recipe");
+  }
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return show_pattern(*options); }; });
+}
+
+void add_show_rope(CLI::App& show, Run& run) {
+  auto options = std::make_shared<ShowRopeCommand>();
+  CLI::App& command = *show.add_subcommand(
+      "rope", "How the attention blocks of a recipe turn positions, pair by pair");
+  command.add_option("recipe", options->recipe, "recipe file (TOML)")->required();
+  add_sets(command, options->sets);
+  add_json(command, options->json_path);
+  command.callback([options, &run] { run = [options] { return show_rope(*options); }; });
+}
+
 void add_show(CLI::App& app, Run& run) {
-  CLI::App& command = *app.add_subcommand("show", "Print what follows from a recipe");
+  CLI::App& command =
+      *app.add_subcommand("show", "Print what follows from a recipe, or from a pattern of attention");
   command.require_subcommand(1);
+  add_show_rope(command, run);
   add_show_schedule(command, run);
+  add_show_pattern(command, run);
 }
 
 void add_training(CLI::App& app, Run& run, const std::string& name, const std::string& help) {
@@ -187,11 +222,18 @@ void add_plan(CLI::App& app, Run& run) {
   command.callback([options, &run] { run = [options] { return plan(*options); }; });
 }
 
-void add_model_options(CLI::App& command, std::string& precision, std::string& tokenizer) {
+void add_model_options(CLI::App& command, std::string& precision, std::string& tokenizer,
+                       std::vector<std::string>& sets) {
   command.add_option("--precision", precision, "compute in f32, bf16 or f64 (default: the recipe's)");
   command.add_option("--tokenizer", tokenizer,
                      "of a Hugging Face folder that has no tokenizer.model: file, or bytes")
       ->type_name("FILE");
+  command
+      .add_option("--set", sets,
+                  "use the model with another key of its recipe, e.g. --set "
+                  "model.block.f.rope_scaling=dynamic; repeatable")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
 }
 
 void add_eval(CLI::App& app, Run& run) {
@@ -201,7 +243,7 @@ void add_eval(CLI::App& app, Run& run) {
   CLI::App& command = *app.add_subcommand(
       "eval", "Loss, perplexity and bits per byte of a text or shards; scores of retrieval tasks");
   command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
-  add_model_options(command, options->precision, options->tokenizer);
+  add_model_options(command, options->precision, options->tokenizer, options->sets);
   auto* data = command.add_option("--data", options->data, "folder of token shards")->type_name("FOLDER");
   auto* text = command.add_option("--text", options->text, "UTF-8 text file, one document")->type_name("FILE");
   auto* context =
@@ -263,6 +305,7 @@ void add_eval(CLI::App& app, Run& run) {
       if (tasks->tasks.empty()) return eval(*options);
       tasks->lengths = by_length->lengths;
       tasks->model = options->model;
+      tasks->sets = options->sets;
       tasks->json_path = options->json_path;
       tasks->report_path = options->report_path;
       return eval_tasks(*tasks);
@@ -285,7 +328,7 @@ void add_generate(CLI::App& app, Run& run) {
   auto options = std::make_shared<GenerateCommand>();
   CLI::App& command = *app.add_subcommand("generate", "Continue a prompt, token by token");
   command.add_option("model", options->model, "run, checkpoint or Hugging Face folder")->required();
-  add_model_options(command, options->precision, options->tokenizer);
+  add_model_options(command, options->precision, options->tokenizer, options->sets);
   command.add_option("--prompt", options->prompt, "text to continue");
   command.add_flag("--bos", options->bos, "begin with the tokenizer's BOS, as imported models mostly want");
   command.add_option("--tokens", options->tokens, "how many at most")->capture_default_str();

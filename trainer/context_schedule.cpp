@@ -111,15 +111,16 @@ class ProblemFinder {
   }
 
   void check_divides(const std::string& key, int64_t length) {
-    if (options_.form != ContextForm::rows || train_.tokens_per_step % length == 0) return;
-    const int64_t below = divisor_below(train_.tokens_per_step, 1, length);
+    const int64_t tokens = train_.tokens_per_step;
+    if (options_.form != ContextForm::rows || tokens % length == 0) return;
+    if (length == train_.context) return;  // a problem of train.tokens_per_step
+    std::string use = std::to_string(divisor_below(tokens, 1, length));
     int64_t above = length;
-    while (train_.tokens_per_step % above != 0 && above < train_.tokens_per_step) ++above;
+    while (above < tokens && tokens % above != 0) ++above;
+    if (above <= tokens) use += fmt::format(" or {}", above);
     add({key, "train.tokens_per_step"},
-        fmt::format("rows of {} do not divide train.tokens_per_step, {}", length,
-                    train_.tokens_per_step),
-        fmt::format("use {} or {}, change train.tokens_per_step, or set context.form = \"mask\"",
-                    below, above));
+        fmt::format("rows of {} do not divide train.tokens_per_step, {}", length, tokens),
+        fmt::format("use {}, change train.tokens_per_step, or set context.form = \"mask\"", use));
   }
 
   // The blocks of `letter`, if there are any and they have attention.

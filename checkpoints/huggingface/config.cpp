@@ -90,17 +90,23 @@ void ConfigReader::refuse(const std::string& key, const std::string& reason) {
       fmt::format("{}: {}; {}", key, found == config_.end() ? "missing" : found->dump(), reason));
 }
 
-void ConfigReader::finish() {
+std::vector<std::string> ConfigReader::problems() const {
+  std::vector<std::string> problems = problems_;
   for (const auto& [key, value] : config_.items()) {
     if (known_.count(key) == 0) {
-      problems_.push_back(
+      problems.push_back(
           fmt::format("{}: {}; this key is not known, and may change what the model computes", key,
                       value.dump()));
     }
   }
-  if (problems_.empty()) return;
+  return problems;
+}
+
+void ConfigReader::finish() const {
+  const std::vector<std::string> all = problems();
+  if (all.empty()) return;
   std::string text = path_ + ": this model cannot be taken over:";
-  for (const std::string& problem : problems_) text += "\n    " + problem;
+  for (const std::string& problem : all) text += "\n    " + problem;
   throw Error(Blame::user, text);
 }
 

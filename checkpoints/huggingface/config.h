@@ -35,8 +35,14 @@ class ConfigReader {
   void ignore(const std::vector<std::string>& keys);
   void refuse(const std::string& key, const std::string& reason);
 
-  // Error{user} with all problems: what was refused, and all keys that nobody read.
-  void finish();
+  // A whole line of text; `refuse` with key and value is better where there is one key.
+  void add_problem(const std::string& text) { problems_.push_back(text); }
+  bool sound() const { return problems_.empty(); }
+
+  // What was refused, and all keys that nobody read.
+  std::vector<std::string> problems() const;
+  // Error{user} with all problems.
+  void finish() const;
 
  private:
   const nlohmann::ordered_json* find(const std::string& key);

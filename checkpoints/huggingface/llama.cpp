@@ -3,43 +3,13 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoints/huggingface/config.h"
+#include "checkpoints/huggingface/rope_config.h"
 #include "kernels/base/error.h"
 
 namespace sidewinder {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-void read_rope(ConfigReader& reader, LlamaConfig& config) {
-  config.rope_base = reader.number("rope_theta", config.rope_base);
-  // transformers 5 writes base and scaling into one object.
-  const Json& parameters = reader.raw("rope_parameters");
-  for (const char* key : {"rope_scaling", "rope_parameters"}) {
-    const Json& value = reader.raw(key);
-    if (value.is_null()) continue;
-    if (!value.is_object()) {
-      reader.refuse(key, "an object or null is needed");
-      continue;
-    }
-    const Json kind = value.contains("rope_type") ? value["rope_type"]
-                      : value.contains("type")    ? value["type"]
-                                                  : Json("default");
-    if (kind != "default") reader.refuse(key, "scaled rotary positions cannot be taken over yet");
-    for (const auto& [name, member] : value.items()) {
-      if (name != "rope_type" && name != "type" && name != "rope_theta" && kind == "default") {
-        reader.refuse(key, fmt::format("{} is not known for type default", name));
-      }
-    }
-  }
-  if (parameters.is_object() && parameters.contains("rope_theta")) {
-    const Json& base = parameters["rope_theta"];
-    if (base.is_number() && base.get<double>() > 1) {
-      config.rope_base = base.get<double>();
-    } else {
-      reader.refuse("rope_parameters", "rope_theta must be a number above 1");
-    }
-  }
-}
 
 void check_heads(ConfigReader& reader, const LlamaConfig& config) {
   if (config.heads % config.key_value_heads != 0) {
@@ -81,13 +51,24 @@ LlamaConfig read_llama_config(const Json& json, const std::string& path) {
   } else {
     reader.require("sliding_window", nullptr, "llama has no window; with one it is a mistral");
   }
-  read_rope(reader, config);
   check_heads(reader, config);
+  if (config.head_width % 2 == 0) {
+    const RopeByLayerType ropes = read_rope_config(reader, config.head_width, config.context);
+    config.rope = ropes.begin()->second;
+    if (ropes.size() > 1) {
+      reader.refuse("rope_parameters", "all layers of this family turn positions alike");
+    }
+    if (config.rope.rotary_width != config.head_width) {
+      reader.refuse("partial_rotary_factor", "this family turns whole heads");
+    }
+  } else {
+    reader.ignore({"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor",
+                   "original_max_position_embeddings"});
+  }
   reader.require("hidden_act", "silu", "only silu is supported");
   reader.require("attention_bias", false, "projections with biases are not supported");
   reader.require("mlp_bias", false, "projections with biases are not supported");
   reader.require("attention_dropout", 0.0, "dropout is not supported");
-  reader.require("partial_rotary_factor", 1.0, "this family turns whole heads");
   reader.ignore({"pretraining_tp"});  // how products are cut, not what they are
   reader.ignore(general_config_keys());
   reader.finish();
@@ -109,14 +90,7 @@ Json write_llama_config(const LlamaConfig& config, const Json& base) {
   result["head_dim"] = config.head_width;
   result["max_position_embeddings"] = config.context;
   result["rms_norm_eps"] = config.norm_eps;
-  if (result.contains("rope_parameters") && result["rope_parameters"].is_object()) {
-    result.erase("rope_theta");
-    result.erase("rope_scaling");
-    result["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", config.rope_base}};
-  } else {
-    result["rope_theta"] = config.rope_base;
-    result["rope_scaling"] = nullptr;
-  }
+  write_rope_config(config.rope, config.context, result);
   if (config.is_mistral) {
     result["sliding_window"] = config.window > 0 ? Json(config.window) : Json(nullptr);
   }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "checkpoints/huggingface/tensor_table.h"
+#include "kernels/math/rope.h"
 
 namespace sidewinder {
 
@@ -22,7 +23,7 @@ struct LlamaConfig {
   int64_t context = 0;  // max_position_embeddings
   int64_t window = 0;   // visible keys including the query itself; 0: all
   double norm_eps = 1e-6;
-  double rope_base = 10000.0;
+  RopeOptions rope;
   bool tied = false;
 
   bool operator==(const LlamaConfig&) const = default;

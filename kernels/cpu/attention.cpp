@@ -780,7 +780,7 @@ void clear_unused_keys(const AttentionBackwardArgs& args, const std::vector<Docu
     args.dv.slice_rows(begin, end).fill_zero();
   };
   int64_t next = 0;
-  if (args.pattern.separable()) return clear(0, args.layout.keys());
+  if (args.pattern.classes() > 1) return clear(0, args.layout.keys());
   for (const Document& document : documents) {
     clear(next, std::min(document.first_key, args.layout.keys()));
     next = document.first_key + document.keys();
@@ -936,6 +936,23 @@ void attention_backward_f64(const AttentionBackwardArgs& args) {
 }
 
 }  // namespace
+
+int64_t cpu::attention_visits(const SequenceLayout& layout, const AttentionPattern& pattern,
+                              int64_t heads, int64_t kv_heads) {
+  const int64_t group = heads / kv_heads;
+  const AttentionIsa& isa = attention_kernels_for_isa();
+  const AttentionPattern within = pattern_within(pattern);
+  int64_t visits = 0;
+  for (const Document& document : documents_of(layout, pattern)) {
+    const QueryTiles tiles(document, within, group, isa.forward_lanes, isa.vector_lanes);
+    for (int64_t tile = 0; tile < tiles.count(); ++tile) {
+      const KeyRange near = tiles.span(tile);
+      visits += tiles.lanes(tile) *
+                (near.end - near.begin + static_cast<int64_t>(tiles.far_keys(tile).keys.size()));
+    }
+  }
+  return visits * kv_heads;
+}
 
 void cpu::attention(Stream, const AttentionArgs& args) {
   if (args.q.dtype() == Dtype::f64) return attention_f64(args);

@@ -12,7 +12,7 @@ int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit
 
 std::vector<Document> documents_of(const SequenceLayout& layout, const AttentionPattern& pattern) {
   std::vector<Document> documents;
-  const int64_t step = pattern.separable() ? pattern.dilation : 1;
+  const int64_t step = pattern.classes();
   const std::vector<int32_t>& starts = layout.document_starts;
   for (size_t i = 0; i < starts.size(); ++i) {
     const int64_t begin = starts[i];
@@ -32,7 +32,7 @@ std::vector<Document> documents_of(const SequenceLayout& layout, const Attention
 }
 
 AttentionPattern pattern_within(const AttentionPattern& pattern) {
-  return pattern.separable() ? AttentionPattern{.window = pattern.window} : pattern;
+  return pattern.classes() > 1 ? pattern.within_class() : pattern;
 }
 
 KeyRange intersection(KeyRange a, KeyRange b) {

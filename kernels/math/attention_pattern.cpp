@@ -21,7 +21,10 @@ void for_each_shared(const AttentionPattern& pattern, int64_t end, const Visit& 
 
 int64_t visible_keys(const AttentionPattern& pattern, int64_t query) {
   const AttentionRow row = pattern.row(query);
-  if (pattern.separable()) return (query - row.first_near) / pattern.dilation + 1;
+  if (const int64_t classes = pattern.classes(); classes > 1) {
+    const AttentionPattern within = pattern.within_class();
+    return query / classes - within.first_near(query / classes) + 1;
+  }
   int64_t seen = 0;
   if (pattern.stride != 0 && pattern.dilation == 1 && pattern.summary == 0 && pattern.random == 0) {
     const int64_t shared = std::min(pattern.global, row.first_near);

@@ -69,12 +69,14 @@ struct AttentionPattern {
   bool contiguous() const {
     return dilation == 1 && global == 0 && stride == 0 && summary == 0 && random == 0;
   }
-  // Whether positions of one residue class modulo the dilation see only each other; in their own
-  // count the pattern is then `within_class`.
-  bool separable() const {
-    return dilation > 1 && block == 1 && global == 0 && stride == 0 && summary == 0 && random == 0;
+  // Number of residue classes of positions that see only their own: where it is above 1, position p
+  // is number p / classes() of its class, and in this count the pattern is within_class().
+  int64_t classes() const {
+    if (block != 1 || global != 0 || summary != 0 || random != 0) return 1;
+    if (stride == 0) return dilation;
+    return window == 1 && dilation == 1 ? stride : 1;
   }
-  AttentionPattern within_class() const { return {.window = window}; }
+  AttentionPattern within_class() const { return {.window = stride == 0 ? window : 0}; }
 
   // ---- Keys to visit for the queries first … last: a span that holds every key that one of them
   // may see from its beginning on, and single keys before it.

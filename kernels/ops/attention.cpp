@@ -15,7 +15,8 @@ double forward_flops(const Args& args) {
   double pairs = 0;
   for (size_t i = 0; i < starts.size(); ++i) {
     const int64_t end = i + 1 < starts.size() ? starts[i + 1] : layout.tokens();
-    const int64_t cached = layout.key_of(starts[i]) - layout.first_key.template data<int32_t>()[starts[i]];
+    const int64_t cached =
+        layout.key_of(starts[i]) - layout.first_key.template data<int32_t>()[starts[i]];
     pairs += static_cast<double>(args.pattern.pairs(cached + end - starts[i]) -
                                  args.pattern.pairs(cached));
   }
@@ -84,6 +85,11 @@ ops::AttentionOut ops::attention(const Tensor& q, const Tensor& k, const Tensor&
   kAttention(current_stream(q.device()),
              {result.out, result.lse, q, k, v, layout, pattern, scale, slopes});
   return result;
+}
+
+int64_t ops::attention_visits(const SequenceLayout& layout, const AttentionPattern& pattern,
+                              int64_t heads, int64_t kv_heads) {
+  return cpu::attention_visits(layout, pattern, heads, kv_heads);
 }
 
 ops::AttentionGradients ops::attention_backward(const Tensor& dout, const Tensor& q,

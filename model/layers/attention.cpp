@@ -13,11 +13,13 @@ Attention::Attention(const std::string& name, int64_t width, const BlockOptions&
     : heads_(options.heads != 0 ? options.heads : width / options.head_width),
       key_value_heads_(options.key_value_heads != 0 ? options.key_value_heads : heads_),
       head_width_(options.head_width),
-      pattern_{options.pattern == PatternKind::window ? options.window : 0},
+      name_(name),
+      options_(options),
+      pattern_(attention_pattern(options, name)),
       position_(options.position),
       qk_norm_(options.qk_norm),
       norm_eps_(norm_eps) {
-  context_.window = pattern_.window;
+  context_.window = options.window;
   context_.rope = rope_options(options);
   if (position_ == PositionKind::rope) check_rope(context_.rope);
   if (position_ == PositionKind::alibi) {
@@ -48,8 +50,14 @@ void Attention::set_context(const BlockContext& context) {
     check_rope(context.rope);
     if (context.rope != context_.rope) rope_table_ = {};
   }
+  BlockOptions changed = options_;
+  changed.window = context.window;
+  const AttentionPattern pattern = attention_pattern(changed, name_);
+  const std::string mistake = pattern.mistake();
+  SIDEWINDER_REQUIRE(mistake.empty(), "{}: {}", name_, mistake);
+  options_ = changed;
   context_ = context;
-  pattern_.window = context.window;
+  pattern_ = pattern;
 }
 
 const RopeTable& Attention::rope_table(int64_t positions, int64_t length, Dtype dtype) {
@@ -107,7 +115,7 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
     if (turns_cache) k = rope(k, cached_positions(layout, keys.size(0)), table);
   }
   const double scale = 1.0 / std::sqrt(static_cast<double>(head_width_));
-  // A cache longer than the window is never passed in, so the layout's `past` is this block's own.
+  // The cache has what this block may still see, so the layout's `past` is this block's own.
   const SequenceLayout* used = &layout;
   SequenceLayout continued;
   if (pass.state != nullptr) {
@@ -129,14 +137,32 @@ Tensor Attention::cached_positions(const SequenceLayout& layout, int64_t keys) c
   return positions;
 }
 
+void Attention::forget(BlockState& state) const {
+  // Keys that close up behind global tokens lose their distance to them, which biases and keys that
+  // are still to be turned need.
+  const bool needs_distances =
+      position_ == PositionKind::alibi ||
+      (position_ == PositionKind::rope && rope_depends_on_length(context_.rope));
+  if (pattern_.global > 0 && needs_distances) return;
+  const auto [begin, end] = pattern_.forgettable(state.end_key - state.first_key);
+  if (begin == end) return;
+  // The keys before take the place of the last ones that go.
+  for (const Tensor& rows : {state.keys, state.values}) {
+    for (int64_t i = begin - 1; i >= 0; --i) {
+      const int64_t from = state.first_key + i;
+      const int64_t to = from + end - begin;
+      rows.slice_rows(to, to + 1).copy_from(rows.slice_rows(from, from + 1));
+    }
+  }
+  state.first_key += end - begin;
+}
+
 std::pair<Tensor, Tensor> Attention::with_cache(BlockState& state, const Tensor& keys,
                                                 const Tensor& values) const {
   const int64_t added = keys.size(0);
   const int64_t width = key_value_heads_ * head_width_;
-  // Older keys than these are out of sight for every query still to come.
-  const int64_t cached = state.end_key - state.first_key;
-  const int64_t kept = pattern_.window == 0 ? cached : std::min(cached, pattern_.window - 1);
-  state.first_key = state.end_key - kept;
+  forget(state);
+  const int64_t kept = state.end_key - state.first_key;
   const int64_t capacity = state.keys.defined() ? state.keys.size(0) : 0;
   if (state.end_key + added > capacity) {
     // Twice what is needed, so that moving costs a constant per token.

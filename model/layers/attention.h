@@ -1,6 +1,6 @@
 #pragma once
-// Grouped-query softmax attention: H query heads and K key/value heads of width P, full or
-// windowed, with rotary positions, linear biases or none.
+// Grouped-query softmax attention: H query heads and K key/value heads of width P, with any
+// AttentionPattern, and with rotary positions, linear biases or none.
 
 #include "model/init.h"
 #include "model/layers/layer.h"
@@ -26,6 +26,8 @@ class Attention final : public Layer {
   const RopeTable& rope_table(int64_t positions, int64_t length, Dtype dtype);
   // Of the cached and new keys, which end with the tokens of `layout`.
   Tensor cached_positions(const SequenceLayout& layout, int64_t keys) const;
+  // Drops cached keys that no query to come sees.
+  void forget(BlockState& state) const;
   // Appends keys and values to the block's cache and returns the cached and new ones as views.
   std::pair<Tensor, Tensor> with_cache(BlockState& state, const Tensor& keys,
                                        const Tensor& values) const;
@@ -33,6 +35,8 @@ class Attention final : public Layer {
   int64_t heads_;
   int64_t key_value_heads_;
   int64_t head_width_;
+  std::string name_;
+  BlockOptions options_;
   AttentionPattern pattern_;
   PositionKind position_;
   bool qk_norm_;

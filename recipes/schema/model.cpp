@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "recipes/schema.h"
 
 namespace sidewinder {
@@ -24,6 +26,25 @@ std::vector<std::string> all_scalings() {
 
 Field<BlockOptions> on_rope(const Field<BlockOptions>& field) {
   return field.only_with("mixer", "attention").only_with("position", "rope");
+}
+
+std::vector<std::pair<std::string, PatternKind>> pattern_choices() {
+  std::vector<std::pair<std::string, PatternKind>> choices;
+  for (const PatternName& pattern : pattern_names())
+    choices.emplace_back(pattern.name, pattern.kind);
+  return choices;
+}
+
+// Of the patterns that use this key.
+Field<BlockOptions> on_pattern(const Field<BlockOptions>& field) {
+  std::vector<std::string> names;
+  for (const PatternName& pattern : pattern_names()) {
+    const auto& keys = pattern.keys;
+    if (std::find(keys.begin(), keys.end(), field.key) != keys.end()) {
+      names.push_back(pattern.name);
+    }
+  }
+  return field.only_with("mixer", "attention").only_with("pattern", names);
 }
 
 Field<BlockOptions> on_scaling(const Field<BlockOptions>& field,
@@ -61,13 +82,46 @@ Table<BlockOptions> block_table() {
                 {.above = 0})
               .only_with("mixer", mamba),
 
-          field("pattern", &Options::pattern, "which keys a query sees, of those before it",
-                {{"full", PatternKind::full}, {"window", PatternKind::window}})
+          field(
+              "pattern", &Options::pattern,
+              "which keys a query sees, of those before it in its document: all (full), near ones "
+              "(window, dilated, chunked), or near and far ones (the others); `sidewinder show "
+              "pattern NAME` draws it",
+              pattern_choices())
               .only_with("mixer", attention),
-          field("window", &Options::window, "tokens a query sees, itself included", {.at_least = 1})
-              .required()
-              .only_with("mixer", attention)
-              .only_with("pattern", "window"),
+          on_pattern(field("window", &Options::window,
+                           "near tokens that a query sees, itself included; of dilated, every "
+                           "dilation-th is one",
+                           {.at_least = 1})
+                         .required()),
+          on_pattern(field("dilation", &Options::dilation,
+                           "distance of one visible token to the next", {.at_least = 2})
+                         .required()),
+          on_pattern(field("stride", &Options::stride,
+                           "tokens at distances that are a multiple of this are seen",
+                           {.at_least = 2})
+                         .required()),
+          on_pattern(field("global_tokens", &Options::global_tokens,
+                           "first tokens of a document that all later ones see, its sinks",
+                           {.at_least = 0})
+                         .required()),
+          on_pattern(
+              field("pattern_block", &Options::pattern_block,
+                    "tokens per block: of chunked and fixed, the block in which a query sees "
+                    "what came before; of bigbird, the unit of windows and random choices",
+                    {.at_least = 1})
+                  .required()),
+          on_pattern(field("summary", &Options::summary,
+                           "last tokens of every block that all later queries see", {.at_least = 1})
+                         .required()),
+          on_pattern(
+              field("random_blocks", &Options::random_blocks,
+                    "blocks drawn at random for every block of queries, the same for all "
+                    "heads",
+                    {.at_least = 1, .at_most = static_cast<double>(AttentionPattern::kMostRandom)})
+                  .required()),
+          on_pattern(field("pattern_seed", &Options::pattern_seed,
+                           "of the random choices, with the name of the block", {.at_least = 0})),
           field("heads", &Options::heads, "H, query heads; 0: model.width / head_width",
                 {.at_least = 0})
               .only_with("mixer", attention),

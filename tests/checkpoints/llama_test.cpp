@@ -44,7 +44,7 @@ TEST(Llama, AConfigIsRead) {
   EXPECT_EQ(config.context, 64);
   EXPECT_EQ(config.window, 0);
   EXPECT_EQ(config.norm_eps, 1e-5);
-  EXPECT_EQ(config.rope_base, 10000.0);
+  EXPECT_EQ(config.rope.base, 10000.0);
   EXPECT_FALSE(config.tied);
 }
 
@@ -57,7 +57,7 @@ TEST(Llama, AbsentKeysHaveTheDefaultsOfTheClass) {
   EXPECT_EQ(config.key_value_heads, 4);
   EXPECT_EQ(config.head_width, 16);
   EXPECT_EQ(config.norm_eps, 1e-6);
-  EXPECT_EQ(config.rope_base, 10000.0);
+  EXPECT_EQ(config.rope.base, 10000.0);
   EXPECT_EQ(config.context, 2048);
   EXPECT_FALSE(config.tied);
   Json mistral = bare;
@@ -81,10 +81,10 @@ TEST(Llama, MistralHasAWindow) {
 }
 
 TEST(Llama, BothSpellingsOfTheRotaryBaseAreRead) {
-  EXPECT_EQ(read({{"rope_theta", 5e5}}).rope_base, 5e5);
+  EXPECT_EQ(read({{"rope_theta", 5e5}}).rope.base, 5e5);
   const Json both = {{"rope_theta", nullptr},
                      {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 2e4}}}};
-  EXPECT_EQ(read(both).rope_base, 2e4);
+  EXPECT_EQ(read(both).rope.base, 2e4);
 }
 
 TEST(Llama, KeysThatNobodyKnowsStopWithNameAndValue) {

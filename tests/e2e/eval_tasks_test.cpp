@@ -83,7 +83,7 @@ TEST_F(EvalTasks, WhatCannotBeAskedIsRefused) {
     EXPECT_FALSE(std::filesystem::exists(folder_ / "b.json"));
     return result.errors;
   };
-  EXPECT_THAT(refused({"--tasks", "pasky"}), HasSubstr("did you mean passkey?"));
+  EXPECT_THAT(refused({"--tasks", "passky"}), HasSubstr("did you mean passkey?"));
   // The recipe's context of 64 is too short for the needle.
   EXPECT_THAT(refused({"--tasks", "mqar,passkey"}),
               AllOf(HasSubstr("passkey needs at least 2"), HasSubstr("but the length is 64")));
@@ -104,12 +104,13 @@ TEST_F(EvalTasks, WhatCannotBeAskedIsRefused) {
 TEST_F(EvalTasks, AMissingTokenizerIsNotTakenForBytes) {
   testing::make_tiny_corpus(folder_);
   testing::write_tiny_recipe(folder_);
-  ASSERT_EQ(
-      run({"tokenize", "documents.jsonl", "--output", "pieces", "--vocabulary", "300"}).exit_code,
-      0);
+  ASSERT_EQ(run({"tokenize", "documents.jsonl", "--output", "pieces", "--vocabulary", "300",
+                 "--hold-out", "0.3"})
+                .exit_code,
+            0);
   const ProgramResult trained =
-      run({"train", "tiny.toml", "--set", "train.steps=1", "--set", "model.vocabulary=300", "--set",
-           "data.train.0.folder=pieces", "--set", "data.validation="});
+      run({"train", "tiny.toml", "--set", "train.steps=3", "--set", "model.vocabulary=300", "--set",
+           "data.train.0.folder=pieces", "--set", "data.validation=pieces/validation"});
   ASSERT_EQ(trained.exit_code, 0) << trained.errors;
   const std::vector<std::string> command = {"eval", "runs/tiny", "--tasks", "passkey",  "--lengths",
                                             "600",  "--depths",  "1",       "--trials", "1"};

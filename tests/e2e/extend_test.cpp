@@ -160,6 +160,25 @@ TEST_F(Extend, RefusesRecipesThatExtendNothing) {
   const ProgramResult plain = run({"extend", "base.toml"});
   EXPECT_EQ(plain.exit_code, 2);
   EXPECT_THAT(plain.errors, HasSubstr("base.toml has no [extend] section"));
+  const ProgramResult other = run({"extend", "longer.toml", "--set", "extend.from_context=16"});
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_THAT(other.errors,
+              HasSubstr("extend.from_context is 16 but runs/base was trained at context 32"));
+  // Over a model that is scaled already.
+  good({"extend", "longer.toml"});
+  const ProgramResult again = run({"extend", "longer.toml",
+                                   "--set",  "run.folder=runs/again",
+                                   "--set",  "init.from=runs/longer",
+                                   "--set",  "extend.from_context=128",
+                                   "--set",  "train.context=256",
+                                   "--set",  "train.tokens_per_step=256",
+                                   "--set",  "context.stage.0.length=256",
+                                   "--set",  "context.stage.1.length=256",
+                                   "--set",  "model.block.g.rope_factor=2",
+                                   "--set",  "model.block.g.rope_original_context=128"});
+  EXPECT_EQ(again.exit_code, 2);
+  EXPECT_THAT(again.errors, HasSubstr("this recipe does not extend runs/longer"));
+  EXPECT_THAT(again.errors, HasSubstr("model.block.g"));
 }
 
 }  // namespace

@@ -128,9 +128,9 @@ TEST(AttentionPattern, EverythingFollowsFromTheRule) {
         if (pattern.contiguous()) {
           EXPECT_EQ(seen, pattern.first_near(query) <= key && key <= query);
         }
-        if (pattern.separable() && query % pattern.dilation == key % pattern.dilation) {
-          const AttentionPattern within{.window = pattern.window};
-          EXPECT_EQ(seen, within.allows(query / pattern.dilation, key / pattern.dilation));
+        if (const int64_t classes = pattern.classes(); classes > 1) {
+          EXPECT_EQ(seen, query % classes == key % classes &&
+                              pattern.within_class().allows(query / classes, key / classes));
         }
       }
     }

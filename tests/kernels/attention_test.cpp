@@ -727,6 +727,55 @@ TEST(Attention, BackwardMatchesComplexStepForEveryPattern) {
   }
 }
 
+TEST(Attention, SinksAreTheFirstTokensOfEachDocument) {
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32}) {
+    Problem p{.layout = packed(1, 30, {0, 11}),
+              .pattern = {.window = 1, .global = 1},
+              .heads = 1,
+              .kv_heads = 1,
+              .width = 2,
+              .value_width = 1};
+    Inputs inputs = random_inputs(p, dtype);
+    inputs.q.fill_zero();  // all visible keys get the same weight
+    const Tensor out = run(p, inputs).out;
+    for (int64_t t = 0; t < 30; ++t) {
+      const int64_t first = t < 11 ? 0 : 11;
+      EXPECT_NEAR(out.at(t), (inputs.v.at(first) + inputs.v.at(t)) / 2, 1e-6) << t;
+    }
+  }
+}
+
+TEST(Attention, WorkGrowsWithTheCells) {
+  struct Row {
+    AttentionPattern pattern;
+    double overhead;  // visits per visible pair, at most
+  };
+  const std::vector<Row> rows = {
+      {{.window = 512}, 1.2},
+      {{.window = 512, .dilation = 4}, 1.2},
+      {{.window = 1, .stride = 64}, 2.0},
+      {{.window = 512, .block = 512}, 2.2},
+      {{.window = 512, .global = 4}, 1.2},
+      {{.window = 128, .block = 128, .summary = 8}, 1.4},
+      {{.window = 512, .block = 64, .global = 64, .random = 3}, 1.6},
+      {{}, 1.1},
+  };
+  for (const Row& row : rows) {
+    SCOPED_TRACE(testing::text_of(row.pattern));
+    const auto visits = [&](int64_t length) {
+      return static_cast<double>(
+          ops::attention_visits(SequenceLayout::unpacked(1, length), row.pattern, 4, 4));
+    };
+    const auto pairs = [&](int64_t length) {
+      return 4 * static_cast<double>(row.pattern.pairs(length));
+    };
+    EXPECT_GE(visits(8192), pairs(8192));
+    EXPECT_LE(visits(8192), row.overhead * pairs(8192));
+    const double growth = visits(16384) / visits(8192);
+    EXPECT_NEAR(growth / (pairs(16384) / pairs(8192)), 1.0, 0.15);
+  }
+}
+
 // ---- The overlapping-chunk formulation of a window (Longformer's trick) as an oracle
 //
 // With reach w, chunk c covers tokens [c·w, c·w + 2·w), c = 0 … n / w − 2; scores are formed per

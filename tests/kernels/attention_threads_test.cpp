@@ -12,7 +12,7 @@ namespace {
 using testing::random_normal;
 using testing::same_bits;
 
-std::vector<Tensor> run(Dtype dtype, int64_t kv_heads, int64_t window) {
+std::vector<Tensor> run(Dtype dtype, int64_t kv_heads, const AttentionPattern& pattern) {
   // Wide heads make blocks of keys short, so that keys are split over work items when kv_heads
   // is 1.
   constexpr int64_t kHeads = 4;
@@ -24,19 +24,27 @@ std::vector<Tensor> run(Dtype dtype, int64_t kv_heads, int64_t window) {
   const Tensor k = random_normal({tokens, kv_heads, kWidth}, dtype, 2);
   const Tensor v = random_normal({tokens, kv_heads, kWidth}, dtype, 3);
   const Tensor dout = random_normal({tokens, kHeads, kWidth}, dtype, 4);
-  const auto [out, lse] = ops::attention(q, k, v, layout, {window}, 0.09F);
+  const auto [out, lse] = ops::attention(q, k, v, layout, pattern, 0.09F);
   const auto [dq, dk, dv] =
-      ops::attention_backward(dout, q, k, v, out, lse, layout, {window}, 0.09F);
+      ops::attention_backward(dout, q, k, v, out, lse, layout, pattern, 0.09F);
   return {out, lse, dq, dk, dv};
+}
+
+std::vector<AttentionPattern> patterns() {
+  return {{},
+          {.window = 150},
+          {.window = 20, .dilation = 3},
+          {.window = 16, .block = 16, .summary = 2},
+          {.window = 32, .block = 8, .global = 8, .random = 3}};
 }
 
 TEST(AttentionThreads, AnyNumberOfThreadsGivesTheSameBits) {
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f64}) {
     for (const int64_t kv_heads : {1, 4}) {
-      for (const int64_t window : {0, 150}) {
+      for (const AttentionPattern& pattern : patterns()) {
         std::vector<Tensor> expected;
         testing::for_each_pool_size([&](int threads) {
-          const std::vector<Tensor> actual = run(dtype, kv_heads, window);
+          const std::vector<Tensor> actual = run(dtype, kv_heads, pattern);
           if (expected.empty()) expected = actual;
           for (size_t i = 0; i < expected.size(); ++i) {
             EXPECT_TRUE(same_bits(actual[i], expected[i])) << "result " << i << ", " << threads;

@@ -253,6 +253,22 @@ TEST(Positions, PackedDocumentsKeepTheirPositions) {
   }
 }
 
+// Scores depend on distances alone, so documents that do not see each other may count on through
+// their row.
+TEST(Positions18, RestartingPositionsChangesNothingUnderADocumentMask) {
+  const std::vector<int32_t> tokens = random_tokens(40, 37, 4);
+  const std::vector<int32_t> starts = {0, 13, 14, 29};
+  for (const char* const kind : {"rope", "alibi", "none", "yarn", "interleaved", "ntk"}) {
+    HybridModel model = model_with("mwf", position_kinds().at(kind), Dtype::f64);
+    const auto logits_from = [&](const std::vector<int32_t>& first_positions) {
+      const SequenceLayout layout = SequenceLayout::packed(1, 40, starts, first_positions);
+      return model.logits(Dtype::f64, {layout, layout}, Tensor::from<int32_t>({40}, tokens));
+    };
+    EXPECT_LT(testing::relative_error(logits_from(starts), logits_from({0, 0, 0, 0})), 1e-11)
+        << kind;
+  }
+}
+
 // Rotary scores depend on distances alone, so a windowed block does not know where its row begins.
 TEST(Positions8, AWindowedBlockDoesNotSeeWherePositionsStart) {
   const std::vector<int32_t> tokens = random_tokens(40, 37, 4);
@@ -274,6 +290,67 @@ TEST(HybridModel, CachesOfWindowedBlocksStayBounded) {
   for (int i = 0; i < 600; ++i) model.next_logits(Dtype::f32, {i % 37}, state);
   EXPECT_LE(state.blocks[1].keys.size(0), 64);
   EXPECT_LE(state.blocks[1].end_key - state.blocks[1].first_key, 5);
+}
+
+// A block of every kind of pattern, small enough that 90 tokens reach every part of its rule.
+std::map<std::string, BlockOptions> pattern_blocks() {
+  std::map<std::string, BlockOptions> blocks;
+  for (const PatternName& pattern : pattern_names()) {
+    BlockOptions block = testing::tiny_options("w").blocks.at("w");
+    block.pattern = pattern.kind;
+    block.window = pattern.kind == PatternKind::full ? 0 : 8;
+    block.dilation = 3;
+    block.stride = 7;
+    block.global_tokens = 3;
+    block.pattern_block = 4;
+    block.summary = 1;
+    block.random_blocks = 2;
+    blocks[pattern.name] = block;
+  }
+  return blocks;
+}
+
+TEST(HybridModel, GenerationEqualsTheTrainingForwardForEveryPattern) {
+  for (const auto& [name, block] : pattern_blocks()) {
+    for (const PositionKind position : {PositionKind::rope, PositionKind::alibi}) {
+      SCOPED_TRACE(name);
+      ModelOptions options = testing::tiny_options("ww");
+      options.blocks["w"] = block;
+      options.blocks["w"].position = position;
+      HybridModel model(options, Initializer{.seed = 7, .dtype = Dtype::f64});
+      const std::vector<int32_t> tokens = random_tokens(90, 37, 9);
+      const SequenceLayout layout = SequenceLayout::unpacked(1, 90);
+      const Tensor whole =
+          model.logits(Dtype::f64, {layout, layout}, Tensor::from<int32_t>({90}, tokens));
+      GenerationState state;
+      model.next_logits(Dtype::f64, {tokens.begin(), tokens.begin() + 40}, state);
+      for (int64_t t = 40; t < 80; ++t) {
+        const Tensor logits =
+            model.next_logits(Dtype::f64, {tokens[static_cast<size_t>(t)]}, state);
+        ASSERT_LT(testing::relative_error(logits, whole.slice_rows(t, t + 1).reshape({37})), 1e-11)
+            << "token " << t;
+      }
+      const Tensor logits =
+          model.next_logits(Dtype::f64, {tokens.begin() + 80, tokens.end()}, state);
+      EXPECT_LT(testing::relative_error(logits, whole.slice_rows(89, 90).reshape({37})), 1e-11);
+    }
+  }
+}
+
+TEST(HybridModel, CachesKeepWhatMayStillBeSeen) {
+  // Keys that 600 tokens leave in the cache, the newest included.
+  const std::map<std::string, int64_t> kept = {
+      {"full", 600},    {"window", 8},         {"dilated", 22},
+      {"strided", 600}, {"global_window", 11}, {"sink_window", 11},
+      {"bigbird", 600}, {"fixed", 600},        {"chunked", 4}};
+  for (const auto& [name, block] : pattern_blocks()) {
+    ModelOptions options = testing::tiny_options("w");
+    options.blocks["w"] = block;
+    HybridModel model(options, Initializer{.seed = 7, .dtype = Dtype::f32});
+    GenerationState state;
+    for (int i = 0; i < 600; ++i) model.next_logits(Dtype::f32, {i % 37}, state);
+    EXPECT_EQ(state.blocks[0].end_key - state.blocks[0].first_key, kept.at(name)) << name;
+  }
 }
 
 TEST(HybridModel, Bf16StaysNearF32) {

@@ -67,6 +67,24 @@ TEST(ResolvedRecipe, KeepsRotaryScaling) {
   EXPECT_EQ(rope_options(BlockOptions{}).scaling, RopeScaling{}) << "the defaults are the same";
 }
 
+TEST(ResolvedRecipe, AStoredRecipeMayBeUsedOtherwise) {
+  const std::string path = "model.block.w.";
+  const std::string text = resolved_toml(load_recipe(kMinimal, {path + "pattern=full"}));
+  const std::vector<std::string> sets = {path + "rope_scaling=dynamic", path + "rope_factor=2",
+                                         path + "rope_original_context=32"};
+  const Recipe recipe = parse_recipe(text, "stored", sets);
+  EXPECT_EQ(recipe.model.blocks.at("w").rope_scaling, RopeScalingKind::dynamic);
+  EXPECT_EQ(recipe.model.blocks.at("w").rope_factor, 2.0);
+  try {
+    parse_recipe(text, "stored", {path + "rope_scalin=none"});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::user);
+    EXPECT_EQ(std::string(error.what()).rfind("--set model.block.w.rope_scalin=none", 0), 0U)
+        << error.what();
+  }
+}
+
 TEST(ResolvedRecipe, RotaryScalingMayBeForced) {
   const std::string path = "model.block.w.";
   EXPECT_NO_THROW(

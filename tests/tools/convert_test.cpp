@@ -1,11 +1,13 @@
 #include "tools/commands/convert.h"
 
+#include <fmt/core.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include <filesystem>
 #include <fstream>
+#include <string>
 
 #include "tests/support/huggingface_folder.h"
 #include "tests/support/program.h"
@@ -132,6 +134,38 @@ TEST(Convert, ATrainedRunIsWrittenWithANewConfig) {
   expect_good(
       run_program({"inspect", "hf/model.safetensors", "--json", "seen.json"}, folder.path()));
   EXPECT_EQ(nlohmann::json::parse(testing::read_file(folder / "seen.json"))["tensors"].size(), 11U);
+}
+
+TEST(Convert, AGrowingRunIsWrittenAsItIs) {
+  const TemporaryFolder folder;
+  testing::make_tiny_corpus(folder);
+  testing::write_tiny_recipe(folder);
+  std::ofstream(folder / "grow.toml") << R"(
+extends = "tiny.toml"
+[model]
+layers = "w"
+[context]
+curve = "stages"
+[[context.stage]]
+from = 0
+length = 16
+[context.stage.block.w]
+window = 4
+[[context.stage]]
+from = 3
+length = 64
+[checkpoint]
+keep_last = 10
+)";
+  expect_good(run_program({"train", "grow.toml", "--set", "train.steps=4"}, folder.path()));
+  for (const int step : {2, 4}) {
+    const std::string to = fmt::format("hf-{}", step);
+    expect_good(
+        run_program({"convert", fmt::format("runs/grow/step-{:09}", step), to}, folder.path()));
+    const auto config = nlohmann::json::parse(testing::read_file(folder / (to + "/config.json")));
+    EXPECT_EQ(config["sliding_window"], step == 2 ? 4 : 16);
+    EXPECT_EQ(config["max_position_embeddings"], step == 2 ? 16 : 64);
+  }
 }
 
 TEST(Convert, MistakesAreSaidAndLeaveNothingBehind) {

@@ -50,7 +50,7 @@ struct Case {
 class PlannedPeak : public ::testing::TestWithParam<Case> {};
 
 TEST_P(PlannedPeak, IsWithinThreePercentOfTheAllocatorsAtThreeLengths) {
-  for (const int64_t context : {192, 384, 769}) {
+  for (const int64_t context : {512, 1025, 1537}) {
     Recipe recipe = recipe_of(GetParam().layers, context);
     recipe.train.recompute = GetParam().recompute;
     recipe.train.precision = GetParam().precision;

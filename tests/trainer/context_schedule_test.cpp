@@ -42,7 +42,7 @@ ModelOptions windowed_model() { return testing::tiny_options("mw"); }  // window
 ContextOptions three_stages() {
   ContextOptions options;
   options.curve = ContextCurve::stages;
-  options.stages = {{0, 8, {{"w", {2}}}}, {10, 16, {{"w", {4}}}}, {30, 32, {}}};
+  options.stages = {{0, 8, {{"w", {.window = 2}}}}, {10, 16, {{"w", {.window = 4}}}}, {30, 32, {}}};
   return options;
 }
 const TrainOptions kTrain = train_with(32, 64, 50);
@@ -308,6 +308,38 @@ TEST(ContextSchedule, SetsTheWindowsOfTheModel) {
             sum(made_so.logits(Dtype::f64, {row, row}, tokens)));
   apply(schedule.at(schedule.progress_at(30)), model);
   EXPECT_EQ(sum(model.logits(Dtype::f64, {row, row}, tokens)), with_5);
+}
+
+// Scaling is set from the model's own options each time: two stages in a row do not compound.
+TEST(ContextSchedule, SetsRotaryPositionsFromTheOriginalOnes) {
+  ModelOptions options = testing::tiny_options("mf");
+  BlockOptions& full = options.blocks.at("f");
+  full.rope_scaling = RopeScalingKind::yarn;
+  full.rope_factor = 4;
+  full.rope_original_context = 8;
+  full.rope_base = 40000;
+  HybridModel model(options, Initializer{.seed = 7, .dtype = Dtype::f64});
+  ContextOptions context;
+  context.curve = ContextCurve::stages;
+  context.stages = {{0, 8, {{"f", {.rope_base = 10000, .rope_factor = 1}}}},
+                    {10, 16, {{"f", {.rope_base = 20000, .rope_factor = 2}}}},
+                    {30, 32, {}}};
+  const ContextSchedule schedule(context, kTrain, options);
+  const auto rope_at = [&](int64_t step) {
+    apply(schedule.at(schedule.progress_at(step)), model);
+    return model.block_context('f').rope;
+  };
+  for (int round = 0; round < 2; ++round) {
+    for (const auto& [step, base, factor] :
+         {std::tuple{0, 10000.0, 1.0}, {15, 20000.0, 2.0}, {40, 40000.0, 4.0}}) {
+      RopeOptions expected = rope_options(full);
+      expected.base = base;
+      expected.scaling.factor = factor;
+      EXPECT_EQ(rope_at(step), expected) << step;
+    }
+  }
+  EXPECT_EQ(text_of(schedule.at({})),
+            "context 8, 8 rows of 8, rope base of f 10000, rope factor of f 1");
 }
 
 TEST(ContextSchedule, RefusesWhatDoesNotFitTogether) {

@@ -101,7 +101,7 @@ ExitCode eval(const EvalCommand& command) {
   SIDEWINDER_REQUIRE(command.data.empty() != command.text.empty(),
                      "name one of --data FOLDER (token shards) and --text FILE");
   TrainedModel trained = load_trained_model(
-      command.model, {precision_named(command.precision), command.tokenizer});
+      command.model, {precision_named(command.precision), command.tokenizer, command.sets});
   const Recipe& recipe = trained.recipe;
   const Dtype dtype = dtype_of(recipe.train.precision);
   const int64_t context = command.context != 0 ? command.context : recipe.train.context;

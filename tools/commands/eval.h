@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "kernels/base/error.h"
 
@@ -16,6 +17,7 @@ struct EvalCommand {
   bool baselines = false;  // also unigram and bigram models counted on the run's training tokens
   std::string precision;   // f32, bf16 or f64; empty: the recipe's
   std::string tokenizer;   // of a Hugging Face folder that has none of the usual name
+  std::vector<std::string> sets;  // key=value, over the recipe of the model
   std::string json_path;
   std::string report_path;  // HTML page with pictures
 };

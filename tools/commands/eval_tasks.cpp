@@ -138,7 +138,7 @@ ExitCode eval_tasks(const EvalTasksCommand& command) {
   grid.depths = spaced_depths(command.depths);
   grid.trials = command.trials;
 
-  TrainedModel trained = load_trained_model(command.model);
+  TrainedModel trained = load_trained_model(command.model, {.sets = command.sets});
   if (grid.lengths.empty()) grid.lengths = {trained.recipe.train.context};
   SIDEWINDER_REQUIRE(
       trained.tokenizer_digest.empty() || trained.tokenizer_digest == trained.tokenizer->digest(),

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "kernels/base/error.h"
 
@@ -17,6 +18,7 @@ struct EvalTasksCommand {
   uint64_t seed = 0;
   bool bos = false;
   std::string trials_path;  // JSONL with every trial, or empty
+  std::vector<std::string> sets;  // key=value, over the recipe of the model
   std::string json_path;
   std::string report_path;  // HTML page with pictures
 };

@@ -5,10 +5,11 @@
 
 #include <set>
 
-#include "kernels/base/log.h"
+#include "kernels/base/check.h"
 #include "tools/assemble.h"
 #include "tools/commands/table.h"
 #include "trainer/context_schedule.h"
+#include "trainer/extension_problems.h"
 
 namespace sidewinder {
 namespace {
@@ -19,6 +20,22 @@ std::vector<int64_t> contexts_of(const Recipe& recipe) {
   for (const StageOptions& stage : recipe.context.stages) contexts.insert(stage.length);
   contexts.insert(recipe.context.validate_lengths.begin(), recipe.context.validate_lengths.end());
   return {contexts.lower_bound(recipe.extend.from_context), contexts.end()};
+}
+
+void refuse_problems(const Recipe& before, const Recipe& after) {
+  const int64_t known = after.extend.from_context;
+  SIDEWINDER_REQUIRE(known == before.train.context,
+                     "extend.from_context is {} but {} was trained at context {}; write that",
+                     known, after.init.from, before.train.context);
+  const std::vector<ContextProblem> problems =
+      extension_problems({before.model, known}, {after.model, after.train.context});
+  if (problems.empty()) return;
+  std::string text = fmt::format("this recipe does not extend {}:", after.init.from);
+  for (const ContextProblem& problem : problems) {
+    text +=
+        fmt::format("\n    {}: {}\n        {}", problem.keys.front(), problem.what, problem.advice);
+  }
+  throw Error(Blame::user, text);
 }
 
 }  // namespace
@@ -32,6 +49,7 @@ Extension::Extension(const Recipe& recipe, HybridModel& model)
 void Extension::measure_start() {
   const Dtype dtype = dtype_of(recipe_.train.precision);
   const TrainedModel before = load_trained_model(recipe_.init.from);
+  refuse_problems(before.recipe, recipe_);
   record_.measure(*before.model, dtype, recipe_.data, recipe_.train, "before", 0, contexts_);
   record_.measure(model_, dtype, recipe_.data, recipe_.train, "untrained", 0, contexts_);
 }

@@ -75,7 +75,7 @@ ExitCode generate(const GenerateCommand& command) {
   SIDEWINDER_REQUIRE(command.top_p > 0 && command.top_p <= 1,
                      "--top-p is {}; it must be above 0 and at most 1", command.top_p);
   TrainedModel trained = load_trained_model(
-      command.model, {precision_named(command.precision), command.tokenizer});
+      command.model, {precision_named(command.precision), command.tokenizer, command.sets});
   const Tokenizer& tokenizer = *trained.tokenizer;
   const Dtype dtype = dtype_of(trained.recipe.train.precision);
 

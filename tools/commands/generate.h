@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "kernels/base/error.h"
 #include "kernels/tensor/tensor.h"
@@ -21,6 +22,7 @@ struct GenerateCommand {
   bool bos = false;       // the tokenizer's BOS before the prompt
   std::string precision;  // f32, bf16 or f64; empty: the recipe's
   std::string tokenizer;  // of a Hugging Face folder that has none of the usual name
+  std::vector<std::string> sets;  // key=value, over the recipe of the model
   std::string json_path;
 };
 
