@@ -431,7 +431,8 @@ void check_unscaled(const Recipe& recipe, Checker& check) {
       continue;
     }
     const bool turns = block.mixer == MixerKind::attention && block.position == PositionKind::rope;
-    const int64_t reach = visible_reach(block.window, recipe.train.context);
+    const int64_t reach = visible_reach(
+        block.pattern == PatternKind::window ? block.window : 0, recipe.train.context);
     bool changes_base = false;
     for (const StageOptions& stage : recipe.context.stages) {
       const auto set = stage.blocks.find(letter);

@@ -306,6 +306,8 @@ void add_eval(CLI::App& app, Run& run) {
       if (tasks->tasks.empty()) return eval(*options);
       tasks->lengths = by_length->lengths;
       tasks->model = options->model;
+      tasks->precision = options->precision;
+      tasks->tokenizer = options->tokenizer;
       tasks->sets = options->sets;
       tasks->json_path = options->json_path;
       tasks->report_path = options->report_path;

@@ -33,7 +33,8 @@ class BlockComparison {
       : before_(before.model.blocks.at(std::string(1, old_letter))),
         after_(after.model.blocks.at(std::string(1, letter))),
         old_reach_(reach_of(before_, before.context)),
-        new_context_(after.context),
+        new_context_(after.model.max_context > 0 ? after.model.max_context : after.context),
+        context_key_(after.model.max_context > 0 ? "model.max_context" : "train.context"),
         path_(fmt::format("model.block.{}", letter)),
         problems_(problems) {}
 
@@ -59,7 +60,7 @@ class BlockComparison {
     } else if (is_scaled(after_)) {
       check_scaled_now();
     }
-    if (const auto problem = scaling_problem(after_, path_, new_context_, "train.context")) {
+    if (const auto problem = scaling_problem(after_, path_, new_context_, context_key_)) {
       problems_.push_back(*problem);
     }
   }
@@ -139,6 +140,7 @@ class BlockComparison {
   const BlockOptions& before_;
   const BlockOptions& after_;
   int64_t old_reach_, new_context_;
+  std::string context_key_;
   std::string path_;
   std::vector<ContextProblem>& problems_;
 };

@@ -19,7 +19,8 @@ namespace sidewinder {
 std::optional<ContextProblem> scaling_problem(const BlockOptions& block, const std::string& path,
                                               int64_t context, const std::string& context_key);
 
-// A model and the longest row it is used with.
+// A model and the rows it is trained with. If the model is made for longer ones (max_context),
+// these count for scaling: rows may be shorter than the context that is aimed at.
 struct ExtensionEnd {
   const ModelOptions& model;
   int64_t context;

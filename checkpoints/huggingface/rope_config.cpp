@@ -311,10 +311,8 @@ void write_rope_config(const RopeOptions& rope, int64_t context, Json& config) {
     config["rope_parameters"] = scaling;
   } else {
     const bool is_plain = scaling["rope_type"] == "default";
-    if (!is_plain) {
-      config["rope_scaling"] = scaling;
-    } else if (config.contains("rope_scaling")) {
-      config["rope_scaling"] = nullptr;
+    if (!is_plain || config.contains("rope_scaling")) {
+      config["rope_scaling"] = is_plain ? Json(nullptr) : scaling;
     }
   }
 }

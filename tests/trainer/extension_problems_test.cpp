@@ -74,6 +74,12 @@ TEST(ExtensionProblems, ASoundExtensionHasNone) {
             }),
             "");
   EXPECT_EQ(problems([](ModelOptions&) {}), "");  // longer rows alone
+  // As YaRN to 128 K was trained: on rows shorter than what is aimed at.
+  EXPECT_EQ(problems([](ModelOptions& model) {
+              scale(model.blocks["f"], RopeScalingKind::yarn, 16, 256);
+              model.max_context = 4096;
+            }),
+            "");
 }
 
 TEST(ExtensionProblems, ScalingThatNoQueryCanSee) {

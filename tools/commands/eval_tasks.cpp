@@ -11,8 +11,9 @@
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "tools/assemble.h"
-#include "tools/commands/table.h"
+#include "tools/commands/generate.h"
 #include "tools/commands/plot.h"
+#include "tools/commands/table.h"
 #include "tools/commands/task_spec.h"
 #include "trainer/progress.h"
 #include "trainer/task_evaluation.h"
@@ -138,12 +139,15 @@ ExitCode eval_tasks(const EvalTasksCommand& command) {
   grid.depths = spaced_depths(command.depths);
   grid.trials = command.trials;
 
-  TrainedModel trained = load_trained_model(command.model, {.sets = command.sets});
+  TrainedModel trained =
+      load_trained_model(command.model, {.precision = precision_named(command.precision),
+                                         .tokenizer = command.tokenizer,
+                                         .sets = command.sets});
   if (grid.lengths.empty()) grid.lengths = {trained.recipe.train.context};
   SIDEWINDER_REQUIRE(
       trained.tokenizer_digest.empty() || trained.tokenizer_digest == trained.tokenizer->digest(),
       "{} has no tokenizer.model beside it, and its model was not trained on bytes; copy the "
-      "tokenizer that it was trained with to the run folder",
+      "tokenizer that it was trained with to the run folder, or pass --tokenizer FILE",
       command.model);
   SIDEWINDER_REQUIRE(trained.tokenizer->vocabulary() <= trained.recipe.model.vocabulary,
                      "{}: the tokenizer has {} ids but the model's vocabulary is {}; they do not "

@@ -9,12 +9,14 @@
 namespace sidewinder {
 
 struct EvalTasksCommand {
-  std::string model;     // run or checkpoint folder
-  std::string tasks;     // "passkey,niah:needles=4"
-  std::string lengths;   // "1024,2048"; empty: the recipe's context
-  int64_t depths = 11;   // so many from 0 to 1; 1: the middle
-  int64_t trials = 20;   // of each length and depth
-  std::string haystack;  // text file or folder; empty: noise
+  std::string model;      // run, checkpoint or Hugging Face folder
+  std::string precision;  // f32, bf16 or f64; empty: the recipe's
+  std::string tokenizer;  // file, or "bytes"; empty: the one of the run
+  std::string tasks;      // "passkey,niah:needles=4"
+  std::string lengths;    // "1024,2048"; empty: the recipe's context
+  int64_t depths = 11;    // so many from 0 to 1; 1: the middle
+  int64_t trials = 20;    // of each length and depth
+  std::string haystack;   // text file or folder; empty: noise
   uint64_t seed = 0;
   bool bos = false;
   std::string trials_path;  // JSONL with every trial, or empty

@@ -144,7 +144,9 @@ TokenFlops flops_of(const ModelCost& cost, const PieceLengths& pieces, const Con
   for (const PartCost& part : cost.parts) {
     AttentionPattern pattern = part.pattern;
     const auto planned = plan.blocks.find(part.letter);
-    if (planned != plan.blocks.end()) pattern.window = planned->second.window;
+    if (planned != plan.blocks.end() && planned->second.window > 0) {
+      pattern.window = planned->second.window;
+    }
     sum += flops_of(part, pieces.pairs_per_token(pattern, plan.rows.row_length, plan.fragment));
   }
   return sum;
