@@ -73,6 +73,20 @@ TEST_F(EvalTasks, WritesCellsAndRepeatsThem) {
   EXPECT_EQ(testing::read_file(folder_ / "a.json"), text);
 }
 
+// --set is easily forgotten on one of eval's three ways: by context, by lengths, by tasks.
+TEST_F(EvalTasks, PerplexityByLengthUsesTheKeysThatAreSet) {
+  train();
+  const auto loss = [this](const std::string& base) {
+    const ProgramResult result =
+        run({"eval", "runs/tiny", "--data", "tokens/validation", "--lengths", "16", "--set",
+             "model.block.w.rope_base=" + base, "--json", "a.json"});
+    EXPECT_EQ(result.exit_code, 0) << result.errors;
+    const auto json = nlohmann::json::parse(testing::read_file(folder_ / "a.json"));
+    return json.at("by_length")[0].at("loss").get<double>();
+  };
+  EXPECT_NE(loss("10000"), loss("100"));
+}
+
 TEST_F(EvalTasks, WhatCannotBeAskedIsRefused) {
   train();
   const auto refused = [&](std::vector<std::string> arguments) {

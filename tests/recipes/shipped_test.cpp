@@ -85,12 +85,14 @@ TEST(ShippedRecipes, ReferenceHybridsAreAsDefined) {
 
 TEST(ShippedRecipes, ComparedModelsAreEquallyLarge) {
   const auto size = [](const std::string& name) {
-    const auto path = kRecipes + "pretrain/" + name + ".toml";
-    return static_cast<double>(parameters(load_recipe(path).model));
+    return static_cast<double>(parameters(load_recipe(kRecipes + name + ".toml").model));
   };
-  const double reference = size("samba-20m");
+  const double reference = size("pretrain/samba-20m");
   for (const char* const name : {"mamba-20m", "window-20m", "full-20m", "jamba-20m"}) {
-    EXPECT_NEAR(size(name) / reference, 1.0, 0.02) << name;
+    EXPECT_NEAR(size("pretrain/" + std::string(name)) / reference, 1.0, 0.02) << name;
+  }
+  for (const char* const name : {"full", "window", "mamba"}) {
+    EXPECT_NEAR(size("study/" + std::string(name)) / size("study/hybrid"), 1.0, 0.02) << name;
   }
 }
 
