@@ -9,10 +9,15 @@
 //   linear        θ_i / s                                  position interpolation, arXiv:2306.15595
 //   ntk           θ_i of base b·s^(d/(d−2)): the last pair is divided by s, the first is kept
 //   dynamic       θ_i of base b·α^(d/(d−2)), α = s·n/L − (s − 1), n = max(length, L); inference
-//   only ntk_by_parts  θ_i·(1 − ρ_i) + θ_i/s·ρ_i; ρ is a ramp from 0 (kept) to 1 (divided) yarn the
-//   same; turned vectors also grow by rope_attention_factor, arXiv:2309.00071 longrope      θ_i /
-//   λ_i, λ = long_factors for lengths above L, else short_factors,
+//                 only
+//
+//   ntk_by_parts  θ_i·(1 − ρ_i) + θ_i/s·ρ_i; ρ is a ramp from 0 (kept) to 1 (divided)
+//
+//   yarn          the same; turned vectors also grow by rope_attention_factor, arXiv:2309.00071
+//
+//   longrope      θ_i / λ_i, λ = long_factors for lengths above L, else short_factors,
 //                 arXiv:2402.13753
+//
 //   llama3        kept for wavelengths 2π/θ below L/high_frequency_factor, divided by s above
 //                 L/low_frequency_factor, and between them blended by L/wavelength
 //
