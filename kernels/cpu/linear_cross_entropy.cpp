@@ -27,7 +27,7 @@ constexpr int64_t kItemsPerChunk = 16;
 int64_t divide_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 int64_t round_up(int64_t value, int64_t unit) { return divide_up(value, unit) * unit; }
 
-// Chunks of equal length, so that the last one is no stub.
+// Chunks of equal length, so that the last one is not far shorter than the others.
 int64_t tokens_per_chunk(int64_t tokens, int64_t vocabulary) {
   const int64_t fitting = kChunkLogits / std::max<int64_t>(1, vocabulary);
   const int64_t most = std::clamp(fitting / kBlockRows * kBlockRows, kBlockRows, kLongestChunk);
