@@ -18,8 +18,7 @@ NgramCounts counts_of_random_pairs(int64_t vocabulary, int64_t pairs) {
     const double u = random.uniform(static_cast<uint64_t>(2 * i));
     const double v = random.uniform(static_cast<uint64_t>(2 * i + 1));
     tokens.push_back(static_cast<int32_t>(u * u * static_cast<double>(vocabulary)));
-    targets.push_back(
-        i % 7 == 0 ? -1 : static_cast<int32_t>(v * v * v * static_cast<double>(vocabulary)));
+    targets.push_back(i % 7 == 0 ? -1 : static_cast<int32_t>(v * v * v * static_cast<double>(vocabulary)));
   }
   counts.add(tokens, targets);
   counts.finish();
