@@ -20,6 +20,7 @@
 #include "data/tasks/task.h"
 #include "kernels/base/error.h"
 #include "kernels/base/philox.h"
+#include "tests/support/message_of.h"
 #include "tests/support/temporary_folder.h"
 
 namespace sidewinder {
@@ -27,6 +28,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::message_of;
 using testing::TemporaryFolder;
 
 // English-like sentences of the tasks' own words, with characters of two and three bytes.
@@ -85,17 +87,6 @@ const TaskKind& kind_of(const std::string& name) {
 std::unique_ptr<Task> make(const std::string& name, const TaskSource& source,
                            const TaskSettings& settings = {}) {
   return make_task(kind_of(name), settings, source);
-}
-
-template <typename Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::user);
-    return error.what();
-  }
-  return "no error";
 }
 
 // Answers by looking for the words around what is asked: the oracle of needle-like tasks.
