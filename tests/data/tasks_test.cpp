@@ -511,6 +511,26 @@ TEST(Tasks, CopyAndRecallAskForSingleLetters) {
   EXPECT_EQ(fixed.prompt.substr(1), "|......|");
 }
 
+TEST(Tasks, RecallScoresTheFirstQueryOfEachKey) {
+  TaskSource source;
+  source.tokenizer = &bytes();
+  const auto task = make("recall", source, {{"most", "3"}, {"distance", "5"}, {"queries", "9"}});
+  for (int64_t sample = 0; sample < 20; ++sample) {
+    const TaskExample example = task->example(60, 0, sample);
+    const size_t pairs = example.prompt.find('|') / 2;
+    ASSERT_EQ(example.answer.size(), 18U);
+    std::set<char> asked;
+    for (size_t i = 0; i < example.answer.size(); i += 2) {
+      const char key = example.answer[i];
+      EXPECT_EQ(example.answer[i + 1], example.prompt[example.prompt.find(key) + 1]);
+      const size_t value = example.prompt.size() + i + 1;
+      EXPECT_EQ(example.targets[value - 1], i / 2 < pairs ? example.tokens[value] : -1);
+      EXPECT_EQ(asked.insert(key).second, i / 2 < pairs);
+    }
+    EXPECT_EQ(example.answers.size(), pairs);
+  }
+}
+
 TEST(Tasks, TheHaystackIsCutAndRepeatedAtCharacters) {
   TaskSource source;
   source.haystack = clean_haystack("  aé—\n\nb\t ");
