@@ -268,6 +268,11 @@ std::vector<char> SafetensorsFile::read(const StoredTensor& tensor) const {
   return bytes;
 }
 
+uint64_t TensorToStore::num_bytes() const {
+  const StoredTensor stored{name, type, shape, 0, 0};
+  return static_cast<uint64_t>(stored.count()) * static_cast<uint64_t>(type.bits) / 8;
+}
+
 void write_safetensors(const std::string& path, std::vector<TensorToStore> tensors,
                        const std::map<std::string, std::string>& metadata) {
   std::sort(tensors.begin(), tensors.end(), [](const TensorToStore& a, const TensorToStore& b) {
@@ -278,9 +283,7 @@ void write_safetensors(const std::string& path, std::vector<TensorToStore> tenso
   for (const TensorToStore& tensor : tensors) {
     SIDEWINDER_REQUIRE(tensor.name != kMetadata && names.insert(tensor.name).second,
                        "{}: there are two tensors named {}", path, tensor.name);
-    const StoredTensor stored{tensor.name, tensor.type, tensor.shape, 0, 0};
-    sizes.push_back(static_cast<uint64_t>(stored.count()) *
-                    static_cast<uint64_t>(tensor.type.bits) / 8);
+    sizes.push_back(tensor.num_bytes());
   }
   const std::string temporary = path + ".tmp";
   try {

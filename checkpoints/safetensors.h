@@ -54,6 +54,8 @@ struct TensorToStore {
   ElementType type;
   std::vector<int64_t> shape;
   std::function<std::vector<char>()> bytes;  // called once, when it is written
+
+  uint64_t num_bytes() const;
 };
 
 // Writes the tensors, widest elements first and by name within, so that none is unaligned; elements

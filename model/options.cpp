@@ -50,6 +50,10 @@ AttentionPattern attention_pattern(const BlockOptions& block, const std::string&
   return {};
 }
 
+int64_t visible_reach(const BlockOptions& block, int64_t context) {
+  return attention_pattern(block).reach(context);
+}
+
 RopeOptions rope_options(const BlockOptions& block) {
   RopeOptions rope;
   rope.head_width = block.head_width;

@@ -105,6 +105,9 @@ const PatternName& name_of(PatternKind kind);
 // What a block with attention sees. Random keys differ from block to block: `name` is its name.
 AttentionPattern attention_pattern(const BlockOptions& block, const std::string& name = "");
 
+// The number of distances at which a query in rows of `context` tokens can see a key.
+int64_t visible_reach(const BlockOptions& block, int64_t context);
+
 // The rotary options of a block with attention.
 RopeOptions rope_options(const BlockOptions& block);
 // The other way: position becomes rope; the head width must be the block's.

@@ -208,17 +208,17 @@ void check_pattern(const BlockOptions& block, const std::string& path, Checker& 
   if (block.pattern == PatternKind::bigbird && check.sound(path + ".window") &&
       block.window % block.pattern_block != 0) {
     const int64_t multiple = (block.window / block.pattern_block + 1) * block.pattern_block;
-    check.report({path + ".window", block_key},
-                 fmt::format("{} is not a multiple of pattern_block, {}", block.window,
-                             block.pattern_block),
-                 fmt::format("use whole blocks, as {}", multiple));
+    check.report(
+        {path + ".window", block_key},
+        fmt::format("{} is not a multiple of pattern_block, {}", block.window, block.pattern_block),
+        fmt::format("use whole blocks, as {}", multiple));
   }
   if (block.pattern == PatternKind::fixed && check.sound(path + ".summary") &&
       block.summary > block.pattern_block) {
-    check.report({path + ".summary", block_key},
-                 fmt::format("{} is more than pattern_block, {}", block.summary,
-                             block.pattern_block),
-                 fmt::format("use at most {}", block.pattern_block));
+    check.report(
+        {path + ".summary", block_key},
+        fmt::format("{} is more than pattern_block, {}", block.summary, block.pattern_block),
+        fmt::format("use at most {}", block.pattern_block));
   }
 }
 
@@ -431,8 +431,7 @@ void check_unscaled(const Recipe& recipe, Checker& check) {
       continue;
     }
     const bool turns = block.mixer == MixerKind::attention && block.position == PositionKind::rope;
-    const int64_t reach = visible_reach(
-        block.pattern == PatternKind::window ? block.window : 0, recipe.train.context);
+    const int64_t reach = visible_reach(block, recipe.train.context);
     bool changes_base = false;
     for (const StageOptions& stage : recipe.context.stages) {
       const auto set = stage.blocks.find(letter);

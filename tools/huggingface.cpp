@@ -394,7 +394,7 @@ void export_huggingface(const CheckpointContent& content, const std::string& fol
   }
   GivenWeights weights = give_weights(tensors, model.tensors, origin, options.type,
                                       [](const std::string& note) { log_info("{}", note); });
-  write_safetensors(join(folder, kWeightsFile), std::move(weights.tensors), weights.metadata);
+  write_weight_files(folder, std::move(weights.tensors), weights.metadata, options.max_file_bytes);
   replace_file(join(folder, kConfigFile), model.config);
 }
 

@@ -33,7 +33,8 @@ struct ForeignModel {
 };
 
 struct ExportOptions {
-  std::string type;            // F32, BF16 or F16; empty: as in the origin, else F32
+  std::string type;  // F32, BF16 or F16; empty: as in the origin, else F32
+  uint64_t max_file_bytes = 5'000'000'000;
   std::optional<int32_t> bos;  // for a new config
   std::optional<int32_t> eos;
 };
@@ -42,7 +43,7 @@ struct ExportOptions {
 ForeignModel foreign_model(const Recipe& recipe, const std::optional<Origin>& origin,
                            const ExportOptions& options);
 
-// Writes config.json and model.safetensors into a folder that exists.
+// Writes config.json and the weights, in parts where they are large, into a folder that exists.
 void export_huggingface(const CheckpointContent& content, const std::string& folder,
                         const ExportOptions& options);
 

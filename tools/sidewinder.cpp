@@ -357,6 +357,10 @@ void add_convert(CLI::App& app, Run& run) {
       ->type_name("FILE");
   command.add_option("--dtype", options->type,
                      "weights of a Hugging Face folder: f32, bf16 or f16 (default: as they came, else f32)");
+  command.add_option("--max-file-size", options->max_file_bytes,
+                     "of the files with the weights of a Hugging Face folder, as in 2GB")
+      ->transform(CLI::AsSizeValue(true))
+      ->default_str("5GB");
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return convert(*options); }; });
 }

@@ -199,8 +199,9 @@ class ProblemFinder {
     if (block.rope_allow_mismatch || block.rope_scaling == RopeScalingKind::llama3) return;
     const std::string path = "model.block." + letter;
     const int64_t original = block.rope_original_context;
-    const int64_t window = set.window > 0 ? set.window : block.window;
-    const int64_t reach = visible_reach(window, options_.stages[i].length);
+    BlockOptions staged = block;
+    if (set.window > 0) staged.window = set.window;
+    const int64_t reach = visible_reach(staged, options_.stages[i].length);
     if (original < 1) return;
     const double wanted = std::max(1.0, static_cast<double>(reach) / static_cast<double>(original));
     const double missing = (wanted - set.rope_factor) * static_cast<double>(original);

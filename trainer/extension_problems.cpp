@@ -21,10 +21,6 @@ const char* name_of(PositionKind position) {
 
 bool is_scaled(const BlockOptions& block) { return block.rope_scaling != RopeScalingKind::none; }
 
-int64_t reach_of(const BlockOptions& block, int64_t context) {
-  return visible_reach(block.pattern == PatternKind::window ? block.window : 0, context);
-}
-
 // One kind of block before and after, for which there is much to compare.
 class BlockComparison {
  public:
@@ -32,7 +28,7 @@ class BlockComparison {
                   char letter, std::vector<ContextProblem>& problems)
       : before_(before.model.blocks.at(std::string(1, old_letter))),
         after_(after.model.blocks.at(std::string(1, letter))),
-        old_reach_(reach_of(before_, before.context)),
+        old_reach_(visible_reach(before_, before.context)),
         new_context_(after.model.max_context > 0 ? after.model.max_context : after.context),
         context_key_(after.model.max_context > 0 ? "model.max_context" : "train.context"),
         path_(fmt::format("model.block.{}", letter)),
@@ -111,7 +107,7 @@ class BlockComparison {
           "keep the checkpoint's scaling, with the total factor");
     }
     if (after_.rope_original_context != before_.rope_original_context) {
-      const double total = static_cast<double>(reach_of(after_, new_context_)) /
+      const double total = static_cast<double>(visible_reach(after_, new_context_)) /
                            static_cast<double>(before_.rope_original_context);
       return report(
           "rope_original_context",
@@ -151,7 +147,7 @@ bool sees_further(const ExtensionEnd& before, const ExtensionEnd& after,
     const BlockOptions& block = after.model.blocks.at(std::string(1, letters[i]));
     const BlockOptions& old = before.model.blocks.at(std::string(1, old_letters[i]));
     if (block.mixer != MixerKind::attention || old.mixer != MixerKind::attention) continue;
-    if (reach_of(block, after.context) > reach_of(old, before.context)) return true;
+    if (visible_reach(block, after.context) > visible_reach(old, before.context)) return true;
   }
   return false;
 }
@@ -163,16 +159,23 @@ std::optional<ContextProblem> scaling_problem(const BlockOptions& block, const s
   if (!is_scaled(block) || block.rope_allow_mismatch) return std::nullopt;
   const std::string original_key = path + ".rope_original_context";
   const int64_t original = block.rope_original_context;
-  const int64_t reach = reach_of(block, context);
-  const bool window_decides = block.pattern == PatternKind::window && reach == block.window;
-  const std::string reach_key = window_decides ? path + ".window" : context_key;
-  const std::string reach_name = window_decides ? "window" : context_key;
+  const int64_t reach = visible_reach(block, context);
+  // What would have to change for queries to see further.
+  const bool window_decides = visible_reach(block, reach + 1) == reach;
+  const bool is_block = block.pattern == PatternKind::chunked;
+  const std::string reach_name = !window_decides ? context_key
+                                 : is_block      ? "pattern_block"
+                                                 : "window";
+  const std::string reach_key = window_decides ? path + "." + reach_name : context_key;
+  const int64_t decisive = !window_decides ? context
+                           : is_block      ? block.pattern_block
+                                           : block.window;
   if (reach <= original) {
     return ContextProblem{
         {path + ".rope_scaling", original_key, reach_key},
         fmt::format("cannot help: rope_original_context is {}, and with {} = {} no query sees "
                     "further",
-                    original, reach_name, reach),
+                    original, reach_name, decisive),
         fmt::format("remove it, raise {}, or set rope_allow_mismatch = true", reach_name)};
   }
   // llama3 has no length at which it ends, dynamic no fixed one; ntk falls short of its factor.
@@ -186,8 +189,9 @@ std::optional<ContextProblem> scaling_problem(const BlockOptions& block, const s
   if (is_ntk ? reached > wanted - 0.5 : std::abs(reached - wanted) < 0.5) return std::nullopt;
   return ContextProblem{
       {path + ".rope_factor", original_key, reach_key},
-      fmt::format("{} · rope_original_context, {}, is {} and not {}, {}", block.rope_factor,
-                  original, reached, reach_name, reach),
+      fmt::format("{} · rope_original_context, {}, is {} and not the {} tokens that queries see "
+                  "with {} = {}",
+                  block.rope_factor, original, reached, reach, reach_name, decisive),
       fmt::format("use {}{}, or set rope_allow_mismatch = true", is_ntk ? "at least " : "",
                   wanted / static_cast<double>(original))};
 }

@@ -1,6 +1,7 @@
 #include "checkpoints/huggingface/folder.h"
 
 #include <fcntl.h>
+#include <fmt/core.h>
 #include <nlohmann/json.hpp>
 
 #include <filesystem>
@@ -132,6 +133,36 @@ Tensor WeightFiles::read_f32(const std::string& name, int64_t* rounded) const {
   const std::vector<char> bytes = file->read(*tensor);
   *rounded += elements_to_f32(tensor->type, bytes.data(), count, result.data<float>());
   return result;
+}
+
+void write_weight_files(const std::string& folder, std::vector<TensorToStore> tensors,
+                        const std::map<std::string, std::string>& metadata,
+                        uint64_t max_file_bytes) {
+  std::vector<std::vector<TensorToStore>> parts;
+  uint64_t total = 0;
+  uint64_t in_part = 0;
+  for (TensorToStore& tensor : tensors) {
+    const uint64_t bytes = tensor.num_bytes();
+    if (parts.empty() || in_part + bytes > max_file_bytes) {
+      parts.emplace_back();
+      in_part = 0;
+    }
+    in_part += bytes;
+    total += bytes;
+    parts.back().push_back(std::move(tensor));
+  }
+  if (parts.size() <= 1) {
+    parts.resize(1);
+    return write_safetensors(join(folder, kWeightsFile), std::move(parts[0]), metadata);
+  }
+  Json weight_map = Json::object();
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const std::string file = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, parts.size());
+    for (const TensorToStore& tensor : parts[i]) weight_map[tensor.name] = file;
+    write_safetensors(join(folder, file), std::move(parts[i]), metadata);
+  }
+  const Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}};
+  replace_file(join(folder, kWeightsIndex), index.dump(2) + "\n");
 }
 
 std::string read_config_text(const std::string& path) { return read_text(path, uint64_t{1} << 20); }

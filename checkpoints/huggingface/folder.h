@@ -1,6 +1,6 @@
 #pragma once
 // A model folder as Hugging Face lays it out: config.json, and model.safetensors or its parts with
-// model.safetensors.index.json. Reading only; nothing is believed unchecked.
+// model.safetensors.index.json. What is read is not believed unchecked.
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -47,6 +47,13 @@ class WeightFiles {
   std::vector<const StoredTensor*> tensors_;
   std::map<std::string, std::pair<const SafetensorsFile*, const StoredTensor*>> by_name_;
 };
+
+// Writes the tensors into a folder that has no weights yet: as model.safetensors if they have at
+// most `max_file_bytes`, else as parts of at most so many (or of one tensor that has more) in the
+// order given, with their index.
+void write_weight_files(const std::string& folder, std::vector<TensorToStore> tensors,
+                        const std::map<std::string, std::string>& metadata,
+                        uint64_t max_file_bytes);
 
 // The text of a JSON file. Error{environment} if it cannot be read or is larger than a MiB.
 std::string read_config_text(const std::string& path);

@@ -65,6 +65,14 @@ struct AttentionPattern {
     return std::max<int64_t>(0, query / block * block - (window - block) * dilation);
   }
 
+  // The number of distances 0, 1, … at which a query of a document of `length` tokens can see a
+  // key.
+  int64_t reach(int64_t length) const {
+    const bool far = global > 0 || stride != 0 || summary != 0 || random != 0;
+    if (window == 0 || far) return length;
+    return std::min(length, (window - 1) * dilation + 1);
+  }
+
   // Whether a query sees exactly the keys from first_near(query) to itself.
   bool contiguous() const {
     return dilation == 1 && global == 0 && stride == 0 && summary == 0 && random == 0;

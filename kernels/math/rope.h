@@ -116,14 +116,10 @@ inline bool rope_depends_on_length(const RopeOptions& options) {
          options.scaling.kind == RopeScalingKind::longrope;
 }
 
-// The number of distances 0, 1, … a query of a row of `length` tokens can see; window 0: all.
-inline int64_t visible_reach(int64_t window, int64_t length) {
-  return window == 0 || window > length ? length : window;
-}
-// Whether any distance is seen that the original context did not have. If not, scaling can only
-// harm: rotary scores depend on distances alone.
-inline bool rope_scaling_can_matter(int64_t original_context, int64_t window, int64_t length) {
-  return visible_reach(window, length) > original_context;
+// Whether any distance is seen that the original context did not have, where queries see distances
+// below `reach`. If not, scaling can only harm: rotary scores depend on distances alone.
+inline bool rope_scaling_can_matter(int64_t original_context, int64_t reach) {
+  return reach > original_context;
 }
 
 }  // namespace sidewinder

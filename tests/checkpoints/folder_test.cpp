@@ -47,6 +47,29 @@ std::string message_of(const TemporaryFolder& folder) {
   return "(nothing thrown)";
 }
 
+TEST(WeightFiles, LargeModelsAreWrittenInParts) {
+  const TemporaryFolder folder;
+  const std::vector<TensorToStore> tensors = {tensor("c", "333"), tensor("a", "1"),
+                                              tensor("d", "55555"), tensor("b", "22")};
+  write_weight_files(folder.path(), tensors, {{"format", "pt"}}, 4);
+  const Json index = Json::parse(testing::file_text(folder / kWeightsIndex));
+  // In the order given; a tensor that is too large has a file of its own.
+  EXPECT_EQ(index["weight_map"], (Json{{"c", "model-00001-of-00003.safetensors"},
+                                       {"a", "model-00001-of-00003.safetensors"},
+                                       {"d", "model-00002-of-00003.safetensors"},
+                                       {"b", "model-00003-of-00003.safetensors"}}));
+  EXPECT_EQ(index["metadata"]["total_size"], 11);
+  const WeightFiles files(folder.path());
+  EXPECT_EQ(files.num_files(), 3U);
+  EXPECT_EQ(files.read("d"), (std::vector<char>{'5', '5', '5', '5', '5'}));
+  EXPECT_EQ(files.metadata().at("format"), "pt");
+
+  const TemporaryFolder other;
+  write_weight_files(other.path(), tensors, {}, 11);
+  EXPECT_FALSE(std::filesystem::exists(other / kWeightsIndex));
+  EXPECT_EQ(WeightFiles(other.path()).tensors().size(), 4U);
+}
+
 TEST(WeightFiles, PartsAreReadAsOne) {
   const TemporaryFolder folder;
   write_parts(folder, {{"a", kFirst}, {"b", kFirst}, {"c", kSecond}});

@@ -2,12 +2,12 @@
 // step, in the middle of packing carries and across the end of an epoch, and continued; its final
 // weights, moments and metrics equal those of a run that nobody disturbed.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <map>
-#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 
@@ -31,7 +31,8 @@ bool train_until(const TemporaryFolder& folder, const std::string& recipe, const
   const pid_t child = fork();
   if (child == 0) {
     if (chdir(folder.path().c_str()) != 0) _exit(126);
-    if (freopen("/dev/null", "w", stdout) == nullptr || freopen("/dev/null", "w", stderr) == nullptr) {
+    if (freopen("/dev/null", "w", stdout) == nullptr ||
+        freopen("/dev/null", "w", stderr) == nullptr) {
       _exit(126);
     }
     const std::string set = "run.folder=" + run;
@@ -67,8 +68,8 @@ std::vector<std::string> timeless_metrics(const TemporaryFolder& folder, const s
   std::vector<std::string> records;
   for (std::string line; std::getline(lines, line);) {
     nlohmann::json record = nlohmann::json::parse(line);
-    for (const char* key : {"time", "speed/tokens_per_second", "speed/seconds_per_step", "speed/mfu",
-                            "memory/peak_bytes"}) {
+    for (const char* key : {"time", "speed/tokens_per_second", "speed/seconds_per_step",
+                            "speed/mfu", "memory/peak_bytes"}) {
       record.erase(key);
     }
     records.push_back(record.dump());
@@ -138,12 +139,15 @@ TEST(Resume, KilledAroundTheEdgesOfStagesEndsInTheSameBits) {
     EXPECT_EQ(record.contains("train/loss_at_position/32-63"), step > 9);
   }
   // The learning rate warms up again over three steps at each edge.
-  const auto rate = [&](int64_t step) { return train[step].at("train/learning_rate").get<double>(); };
+  const auto rate = [&](int64_t step) {
+    return train[step].at("train/learning_rate").get<double>();
+  };
   EXPECT_LT(rate(5), 0.5 * rate(4));
   EXPECT_GT(rate(7), 2 * rate(5));
   EXPECT_LT(rate(10), 0.5 * rate(9));
   // At the edges at the old and the new context, and every five steps.
-  for (const auto& [step, context] : std::map<int64_t, int64_t>{{4, 32}, {5, 32}, {9, 64}, {10, 64}, {14, 64}}) {
+  for (const auto& [step, context] :
+       std::map<int64_t, int64_t>{{4, 32}, {5, 32}, {9, 64}, {10, 64}, {14, 64}}) {
     ASSERT_EQ(validation.count(step), 1U) << step;
     EXPECT_EQ(validation[step].at("validation/context"), context);
     EXPECT_TRUE(validation[step].contains("validation/loss_at_128"));
@@ -152,10 +156,18 @@ TEST(Resume, KilledAroundTheEdgesOfStagesEndsInTheSameBits) {
   }
   EXPECT_EQ(validation.size(), 5U);
   const std::string log = testing::read_file(folder / "killed/train.log");
-  EXPECT_NE(log.find("stage 1: context 32, 4 rows of 32, window of w 16 (before: context 16, 8 rows "
-                     "of 16, window of w 4)"),
-            std::string::npos)
+  EXPECT_NE(
+      log.find("stage 1: context 32, 4 rows of 32, window of w 16, rope base of w 10000 (before: "
+               "context 16, 8 rows of 16, window of w 4, rope base of w 100)"),
+      std::string::npos)
       << log;
+  // The base of the first stage is in effect from the first step on.
+  const ProgramResult other = run_program({"train", "growing.toml", "--set", "run.folder=other",
+                                           "--set", "context.stage.0.block.w.rope_base=10000"},
+                                          folder.path());
+  ASSERT_EQ(other.exit_code, 0) << other.errors;
+  EXPECT_NE(nlohmann::json::parse(timeless_metrics(folder, "other").front()).at("train/loss"),
+            train[1].at("train/loss"));
 }
 
 TEST(Resume, MasksGrowInTheSameBitsToo) {
@@ -192,11 +204,12 @@ TEST(Resume, TerminationSavesAndAsksForARequeue) {
   const pid_t child = fork();
   if (child == 0) {
     if (chdir(folder.path().c_str()) != 0) _exit(126);
-    execl(SIDEWINDER_PROGRAM, "sidewinder", "train", "tiny.toml", "--set", "run.folder=run", "--set",
-          "train.steps=100000", "--set", "checkpoint.every_steps=0", nullptr);
+    execl(SIDEWINDER_PROGRAM, "sidewinder", "train", "tiny.toml", "--set", "run.folder=run",
+          "--set", "train.steps=100000", "--set", "checkpoint.every_steps=0", nullptr);
     _exit(127);
   }
-  while (testing::read_file(folder / "run/metrics.jsonl").find("\"step\":3,") == std::string::npos) {
+  while (testing::read_file(folder / "run/metrics.jsonl").find("\"step\":3,") ==
+         std::string::npos) {
     usleep(500);
   }
   kill(child, SIGTERM);
@@ -224,7 +237,8 @@ TEST(Resume, AChangedKeyThatMayNotChangeIsNamed) {
   EXPECT_NE(changed.errors.find("--fresh"), std::string::npos) << changed.errors;
   // Growing the number of steps continues; --fresh starts beside the old run.
   EXPECT_EQ(with({"--set", "train.steps=4"}).exit_code, 0);
-  const ProgramResult fresh = with({"--set", "optimizer.beta2=0.99", "--set", "train.steps=2", "--fresh"});
+  const ProgramResult fresh =
+      with({"--set", "optimizer.beta2=0.99", "--set", "train.steps=2", "--fresh"});
   EXPECT_EQ(fresh.exit_code, 0) << fresh.errors;
   EXPECT_EQ(load_checkpoint_or_newest(folder / "run-2").step, 2);
   EXPECT_EQ(load_checkpoint_or_newest(folder / "run").step, 4);

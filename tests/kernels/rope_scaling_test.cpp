@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/math/alibi.h"
+#include "kernels/math/attention_pattern.h"
 #include "kernels/ops/rope.h"
 #include "tests/support/message_of.h"
 #include "tests/support/random.h"
@@ -444,12 +445,15 @@ TEST(Positions7, AlibiSlopes) {
 }
 
 TEST(Positions8, ScalingMattersOnlyBeyondTheOriginalContext) {
-  EXPECT_FALSE(rope_scaling_can_matter(4096, 512, 65536));   // the window hides the distances
-  EXPECT_FALSE(rope_scaling_can_matter(4096, 4096, 65536));  // distances 0 … 4095
-  EXPECT_TRUE(rope_scaling_can_matter(4096, 4097, 65536));
-  EXPECT_TRUE(rope_scaling_can_matter(4096, 0, 4097));
-  EXPECT_FALSE(rope_scaling_can_matter(4096, 0, 4096));
-  EXPECT_FALSE(rope_scaling_can_matter(4096, 8192, 2048));  // nor are rows that long
+  const auto matters = [](int64_t window, int64_t length) {
+    return rope_scaling_can_matter(4096, AttentionPattern{.window = window}.reach(length));
+  };
+  EXPECT_FALSE(matters(512, 65536));   // the window hides the distances
+  EXPECT_FALSE(matters(4096, 65536));  // distances 0 … 4095
+  EXPECT_TRUE(matters(4097, 65536));
+  EXPECT_TRUE(matters(0, 4097));
+  EXPECT_FALSE(matters(0, 4096));
+  EXPECT_FALSE(matters(8192, 2048));  // nor are rows that long
 }
 
 std::string message_of(const RopeOptions& options) {

@@ -75,6 +75,7 @@ from = 0
 length = 16
 [context.stage.block.w]
 window = 4
+rope_base = 100
 [[context.stage]]
 from = 4
 length = 32

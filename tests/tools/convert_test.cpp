@@ -134,6 +134,14 @@ TEST(Convert, ATrainedRunIsWrittenWithANewConfig) {
   expect_good(
       run_program({"inspect", "hf/model.safetensors", "--json", "seen.json"}, folder.path()));
   EXPECT_EQ(nlohmann::json::parse(testing::read_file(folder / "seen.json"))["tensors"].size(), 11U);
+
+  const ProgramResult parts =
+      run_program({"convert", "runs/tiny", "parts", "--dtype", "bf16", "--max-file-size", "10KB"},
+                  folder.path());
+  expect_good(parts);
+  EXPECT_THAT(parts.output, HasSubstr("11 in "));
+  EXPECT_FALSE(fs::exists(folder / "parts/model.safetensors"));
+  EXPECT_EQ(testing::tensor_bytes(folder / "parts"), testing::tensor_bytes(folder / "hf"));
 }
 
 TEST(Convert, AGrowingRunIsWrittenAsItIs) {

@@ -95,16 +95,44 @@ TEST(ExtensionProblems, ScalingThatNoQueryCanSee) {
             "");
 }
 
+TEST(ExtensionProblems, EveryPatternIsTakenForWhatItReaches) {
+  const auto scaled = [](PatternKind kind) {
+    return [kind](ModelOptions& model) {
+      BlockOptions& block = model.blocks["f"];
+      block.pattern = kind;
+      block.window = 16;
+      block.dilation = 4;  // sees distances 0, 4 … 60
+      block.pattern_block = 64;
+      block.global_tokens = 4;  // in sight from everywhere
+      scale(block, RopeScalingKind::yarn, 4, 256);
+    };
+  };
+  const auto before = [](PatternKind kind) {
+    return [kind](ModelOptions& model) { model.blocks["f"].pattern = kind; };
+  };
+  EXPECT_EQ(
+      problems(scaled(PatternKind::dilated)),
+      "model.block.f.rope_scaling: cannot help: rope_original_context is 256, and with window "
+      "= 16 no query sees further\n    remove it, raise window, or set rope_allow_mismatch = "
+      "true\n");
+  EXPECT_EQ(problems(scaled(PatternKind::chunked)),
+            "model.block.f.rope_scaling: cannot help: rope_original_context is 256, and with "
+            "pattern_block = 64 no query sees further\n    remove it, raise pattern_block, or set "
+            "rope_allow_mismatch = true\n");
+  EXPECT_EQ(problems(scaled(PatternKind::sink_window), 1024, before(PatternKind::full)), "");
+}
+
 TEST(ExtensionProblems, FactorsThatDoNotMatchTheLengths) {
-  EXPECT_EQ(problems([](ModelOptions& model) {
-              scale(model.blocks["f"], RopeScalingKind::yarn, 3, 256);
-            }),
-            "model.block.f.rope_factor: 3 · rope_original_context, 256, is 768 and not "
-            "train.context, 1024\n    use 4, or set rope_allow_mismatch = true\n");
+  EXPECT_EQ(
+      problems(
+          [](ModelOptions& model) { scale(model.blocks["f"], RopeScalingKind::yarn, 3, 256); }),
+      "model.block.f.rope_factor: 3 · rope_original_context, 256, is 768 and not the 1024 tokens "
+      "that queries see with train.context = 1024\n    use 4, or set rope_allow_mismatch = true\n");
   EXPECT_EQ(
       problems([](ModelOptions& model) { scale(model.blocks["f"], RopeScalingKind::ntk, 3, 256); }),
-      "model.block.f.rope_factor: 3 · rope_original_context, 256, is 768 and not "
-      "train.context, 1024\n    use at least 4, or set rope_allow_mismatch = true\n");
+      "model.block.f.rope_factor: 3 · rope_original_context, 256, is 768 and not the 1024 tokens "
+      "that queries see with train.context = 1024\n    use at least 4, or set rope_allow_mismatch "
+      "= true\n");
   EXPECT_EQ(problems([](ModelOptions& model) {
               scale(model.blocks["f"], RopeScalingKind::yarn, 2, 512);
             }),

@@ -118,6 +118,7 @@ Json export_model(const ConvertCommand& command, const std::string& to) {
                                          : "";
   SIDEWINDER_REQUIRE(command.type.empty() || !options.type.empty(),
                      "--dtype is {}; weights can be written as f32, bf16 or f16", command.type);
+  options.max_file_bytes = command.max_file_bytes;
   const CheckpointContent content = load_checkpoint_or_newest(command.from);
   const Json state = Json::parse(content.state);
   const Recipe recipe = parse_recipe(state.at("recipe").get<std::string>(), "stored recipe");
@@ -140,7 +141,8 @@ Json export_model(const ConvertCommand& command, const std::string& to) {
   const WeightFiles written(to);
   fmt::print("from         {} (step {})\n", command.from, content.step);
   fmt::print("model        {}\n", line_of(recipe));
-  fmt::print("tensors      {}\n", written.tensors().size());
+  fmt::print("tensors      {} in {} file{}\n", written.tensors().size(), written.num_files(),
+             written.num_files() == 1 ? "" : "s");
   fmt::print("tokenizer    {}\n",
              tokenizer->is_bytes() ? "bytes, for which there is no file" : kSentencePieceFile);
   fmt::print("folder       {}\n", to);

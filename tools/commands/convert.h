@@ -11,6 +11,7 @@ struct ConvertCommand {
   std::string to;         // the folder to make
   std::string tokenizer;  // SentencePiece file or "bytes"; empty: the one in `from`
   std::string type;       // f32, bf16 or f16 of a Hugging Face folder; empty: as it came, else f32
+  uint64_t max_file_bytes = 5'000'000'000;  // of a safetensors file, unless one tensor has more
   std::string json_path;
 };
 

@@ -59,7 +59,7 @@ Json block_json(const BlockOptions& block, int64_t context) {
           {"rotary_width", rope.rotary_width},
           {"original_context", original},
           {"context", context},
-          {"reach", visible_reach(block.window, context)},
+          {"reach", visible_reach(block, context)},
           {"attention_factor", rope_attention_factor(rope)},
           {"pairs", std::move(pairs)}};
 }

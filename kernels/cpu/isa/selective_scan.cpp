@@ -127,14 +127,17 @@ F32 discretise(const ScanForwardItem& item, const Strip<T>& strip, F32 bias,
                const ForwardTile& tile) {
   const ScanGroup& in = item.in;
   F32 largest = {};
-  for_each_pack(strip.tokens, [&](auto pack, int t) {
-    const auto raw = map([&](F32 v) { return v + bias; },
-                         load_rows(pack, strip.delta, in.delta_stride, t, strip.count));
-    const auto delta = softplus(raw).value;
-    const auto u = load_rows(pack, strip.u, in.u_stride, t, strip.count);
-    store_rows(tile.delta, t, delta);
-    store_rows(tile.input, t, map([](F32 d, F32 v) { return d * v; }, delta, u));
-    for (const F32 value : delta.at) largest = max(largest, value);
+  with_count(strip.count, [&](auto count) {
+    for_each_pack(
+        strip.tokens, [&](auto pack, int t) __attribute__((always_inline)) {
+          const auto raw = map([&](F32 v) { return v + bias; },
+                               load_rows(pack, strip.delta, in.delta_stride, t, count));
+          const auto delta = softplus(raw).value;
+          const auto u = load_rows(pack, strip.u, in.u_stride, t, count);
+          store_rows(tile.delta, t, delta);
+          store_rows(tile.input, t, map([](F32 d, F32 v) { return d * v; }, delta, u));
+          for (const F32 value : delta.at) largest = max(largest, value);
+        });
   });
   return largest;
 }
@@ -142,14 +145,17 @@ F32 discretise(const ScanForwardItem& item, const Strip<T>& strip, F32 bias,
 template <typename T>
 void finish(const ScanForwardItem& item, const Strip<T>& strip, F32 skip, const ForwardTile& tile) {
   const ScanGroup& in = item.in;
-  for_each_pack(strip.tokens, [&](auto pack, int t) {
-    auto y = map([&](F32 u, F32 sum) { return multiply_add(skip, u, sum); },
-                 load_rows(pack, strip.u, in.u_stride, t, strip.count), load_rows(pack, tile.y, t));
-    if (strip.z != nullptr) {
-      const auto z = load_rows(pack, strip.z, in.z_stride, t, strip.count);
-      y = map([](F32 v, F32 x, F32 s) { return v * (x * s); }, y, z, sigmoid(z));
-    }
-    store_rows(strip.out, item.out_stride, t, strip.count, y);
+  with_count(strip.count, [&](auto count) {
+    for_each_pack(
+        strip.tokens, [&](auto pack, int t) __attribute__((always_inline)) {
+          auto y = map([&](F32 u, F32 sum) { return multiply_add(skip, u, sum); },
+                       load_rows(pack, strip.u, in.u_stride, t, count), load_rows(pack, tile.y, t));
+          if (strip.z != nullptr) {
+            const auto z = load_rows(pack, strip.z, in.z_stride, t, count);
+            y = map([](F32 v, F32 x, F32 s) { return v * (x * s); }, y, z, sigmoid(z));
+          }
+          store_rows(strip.out, item.out_stride, t, count, y);
+        });
   });
 }
 
@@ -223,6 +229,7 @@ void forward_of(const ScanForwardItem& item) {
     store_states(item.final_state + s * kLanes * in.states, in.states, strip_count(in.channels, s),
                  in.states, tile.states + s * tile.padded);
   }
+  stream_fence();
 }
 
 void forward(const ScanForwardItem& item) {

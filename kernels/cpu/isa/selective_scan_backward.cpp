@@ -377,6 +377,7 @@ void backward_of(const ScanBackwardItem& item) {
       store_states(item.dinitial + s * kLanes * in.states, in.states, strip_count(in.channels, s),
                    in.states, gradient);
     }
+    stream_fence();
   }
 }
 

@@ -78,13 +78,14 @@ inline void load_states(const float* p, int64_t stride, int count, int states, f
     vectors[n] = load(lanes);
   }
 }
+// Streamed: stream_fence() must follow.
 inline void store_states(float* p, int64_t stride, int count, int states, const F32* vectors) {
   int n = 0;
   for (; count == kLanes && n + kLanes <= states; n += kLanes) {
     F32 square[kLanes];
     for (int i = 0; i < kLanes; ++i) square[i] = vectors[n + i];
     transpose(square);
-    for (int i = 0; i < kLanes; ++i) store(p + i * stride + n, square[i]);
+    for (int i = 0; i < kLanes; ++i) stream(p + i * stride + n, square[i]);
   }
   for (; n < states; ++n) {
     float lanes[kLanes];

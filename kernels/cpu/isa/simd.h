@@ -33,6 +33,23 @@ inline F32 broadcast(float value) { return value - F32{}; }  // value + 0 would 
 inline F32 load(const float* p) { return *reinterpret_cast<const F32Unaligned*>(p); }
 inline void store(float* p, F32 value) { *reinterpret_cast<F32Unaligned*>(p) = value; }
 
+// A store that leaves no trace in the caches where a vector is a whole line, for what is read much
+// later: the line is not read from memory first. Other threads see it after stream_fence().
+inline void stream(float* p, F32 value) {
+#if defined(__AVX512F__)
+  if (reinterpret_cast<uintptr_t>(p) % sizeof value == 0) {
+    _mm512_stream_ps(p, reinterpret_cast<__m512>(value));
+    return;
+  }
+#endif
+  store(p, value);
+}
+inline void stream_fence() {
+#if defined(__AVX512F__)
+  _mm_sfence();
+#endif
+}
+
 // 2 · kLanes bf16 elements as they lie, two to a lane. Rows of bf16 begin at any even address.
 inline F32 load_pairs(const uint16_t* p) {
   F32 value;
@@ -56,8 +73,9 @@ inline F32 load(const uint16_t* p) {
 
 inline void store(uint16_t* p, F32 value) {
 #if defined(__AVX512BF16__)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(value))));
+  _mm256_storeu_si256(
+      reinterpret_cast<__m256i*>(p),
+      reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(value))));
 #else
   const U32 word = reinterpret_cast<U32>(value);
   const U32 rounded = (word + 0x7fffU + ((word >> 16) & 1U)) >> 16;
@@ -112,8 +130,7 @@ inline float max_lanes(F32 value) {
 inline F32 exp2(F32 x) {
 #if defined(__AVX512F__)
   const __m512 value = reinterpret_cast<__m512>(x);
-  const __m512 whole =
-      _mm512_roundscale_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 whole = _mm512_roundscale_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const F32 f = reinterpret_cast<F32>(_mm512_sub_ps(value, whole));
 #else
   const F32 clamped = min(max(x, broadcast(-150.0F)), broadcast(130.0F));

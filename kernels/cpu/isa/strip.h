@@ -2,6 +2,8 @@
 // For loops that go along the tokens of a row, one strip of channels at a time. A strip is kLanes
 // neighbouring channels; the last one of a tensor may hold fewer.
 
+#include <type_traits>
+
 #include "kernels/cpu/isa/pack.h"
 
 namespace sidewinder::SIDEWINDER_ISA {
@@ -23,6 +25,17 @@ template <typename T>
     store(p, value);
   } else {
     store_partial(p, value, count);
+  }
+}
+
+// Calls of(count), of a whole strip with a constant, so that its loops have no partial case in
+// them.
+template <typename Of>
+[[gnu::always_inline]] inline void with_count(int count, Of&& of) {
+  if (count == kLanes) {
+    of(std::integral_constant<int, kLanes>{});
+  } else {
+    of(count);
   }
 }
 
