@@ -34,9 +34,18 @@ class HybridModel {
     double z_loss = 0.0;
     bool recompute = false;  // blocks keep only their input and run again in the backward pass
   };
+  // Of rows that go on with documents of earlier rows, as carried rows of the layouts do.
+  struct Lanes {
+    const LaneStates* before = nullptr;  // what carried rows start from
+    LaneStates* after = nullptr;         // what rows leave, if wanted; outlives the backward pass
+  };
   // `tape` null: losses only. tokens, targets i32 [T].
   LossOut loss(Tape* tape, Dtype dtype, const Layouts& layouts, const Tensor& tokens,
-               const Tensor& targets, const LossOptions& options);
+               const Tensor& targets, const LossOptions& options, const Lanes& lanes);
+  LossOut loss(Tape* tape, Dtype dtype, const Layouts& layouts, const Tensor& tokens,
+               const Tensor& targets, const LossOptions& options) {
+    return loss(tape, dtype, layouts, tokens, targets, options, {});
+  }
 
   // Logits [T, V] f32 (f64) of every token, in inference.
   Tensor logits(Dtype dtype, const Layouts& layouts, const Tensor& tokens);
@@ -77,7 +86,8 @@ class HybridModel {
   const Block& attention_block(char letter) const;
   Var run_block(Block& block, const Pass& pass, const Var& x);
   // Embedding to final norm.
-  Var hidden(Pass pass, const Tensor& tokens, bool recompute_blocks, GenerationState* state);
+  Var hidden(Pass pass, const Tensor& tokens, bool recompute_blocks, GenerationState* state,
+             const Lanes& lanes);
   // Final norm of `tokens` read after what `state` has seen.
   Var continued(Dtype dtype, const std::vector<int32_t>& tokens, GenerationState& state);
   CrossEntropyOptions loss_options(double z_loss) const;

@@ -10,6 +10,7 @@
 #include "recipes/table.h"
 #include "trainer/context_schedule.h"
 #include "trainer/extension_problems.h"
+#include "trainer/lanes.h"
 
 namespace sidewinder {
 namespace {
@@ -364,6 +365,12 @@ void check_context(Recipe& recipe, Checker& check) {
   }
   drop_inherited_context(context, check);
   for (const ContextProblem& problem : context_problems(context, recipe.train, recipe.model)) {
+    const auto is_sound = [&](const std::string& key) { return check.sound(key); };
+    if (std::all_of(problem.keys.begin(), problem.keys.end(), is_sound)) {
+      check.report(problem.keys, problem.what, problem.advice);
+    }
+  }
+  for (const ContextProblem& problem : lane_problems(recipe.data, recipe.model)) {
     const auto is_sound = [&](const std::string& key) { return check.sound(key); };
     if (std::all_of(problem.keys.begin(), problem.keys.end(), is_sound)) {
       check.report(problem.keys, problem.what, problem.advice);
