@@ -87,14 +87,18 @@ Var HybridModel::hidden(Pass pass, const Tensor& tokens, bool recompute_blocks,
   return rms_norm(x, pass(final_norm_), options_.norm_eps, pass.dtype);
 }
 
-LossOut HybridModel::loss(Tape* tape, Dtype dtype, const Layouts& layouts, const Tensor& tokens,
-                          const Tensor& targets, const LossOptions& options,
-                          const Lanes& lanes) {
+Pass HybridModel::pass_of(Tape* tape, Dtype dtype, const Layouts& layouts) {
   Pass pass;
   pass.tape = tape;
   pass.dtype = dtype;
   pass.attention_layout = std::make_shared<const SequenceLayout>(layouts.attention);
   pass.state_layout = std::make_shared<const SequenceLayout>(layouts.state);
+  return pass;
+}
+
+LossOut HybridModel::loss(Tape* tape, Dtype dtype, const Layouts& layouts, const Tensor& tokens,
+                          const Tensor& targets, const LossOptions& options, const Lanes& lanes) {
+  const Pass pass = pass_of(tape, dtype, layouts);
   const Var x = hidden(pass, tokens, options.recompute, nullptr, lanes);
   return linear_cross_entropy(x, pass(head()), targets, options.scale,
                               loss_options(options.z_loss));
@@ -126,10 +130,7 @@ Tensor HybridModel::head_logits(const Tensor& x) {
 }
 
 Tensor HybridModel::logits(Dtype dtype, const Layouts& layouts, const Tensor& tokens) {
-  Pass pass;
-  pass.dtype = dtype;
-  pass.attention_layout = std::make_shared<const SequenceLayout>(layouts.attention);
-  pass.state_layout = std::make_shared<const SequenceLayout>(layouts.state);
+  const Pass pass = pass_of(nullptr, dtype, layouts);
   return head_logits(hidden(pass, tokens, false, nullptr, {}).value());
 }
 
@@ -221,8 +222,8 @@ double HybridModel::training_flops(const SequenceLayout& attention_layout, int64
       const int64_t end = i + 1 < starts.size() ? starts[i + 1] : attention_layout.tokens();
       // Pairs of a document that goes on are those of the whole less those of the part before.
       const int64_t row = starts[i] / attention_layout.row_length;
-      const bool goes_on = starts[i] % attention_layout.row_length == 0 &&
-                           attention_layout.is_carried(row);
+      const bool goes_on =
+          starts[i] % attention_layout.row_length == 0 && attention_layout.is_carried(row);
       const int64_t before = goes_on ? position[starts[i]] : 0;
       visible += block.mixer->pattern().pairs(before + end - starts[i]) -
                  block.mixer->pattern().pairs(before);

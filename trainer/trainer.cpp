@@ -201,17 +201,16 @@ StepReport Trainer::step() {
     LaneStates after;
     const bool any_goes_on =
         std::find(micro.goes_on.begin(), micro.goes_on.end(), 1) != micro.goes_on.end();
-    Tape tape;
-    const LossOut out = model_.loss(
-        &tape, dtype_, layouts, Tensor::from<int32_t>({tokens}, micro.tokens),
+    const HybridModel::StepLoss out = model_.loss_and_gradients(
+        dtype_, layouts, Tensor::from<int32_t>({tokens}, micro.tokens),
         Tensor::from<int32_t>({tokens}, micro.targets),
         {.scale = scale,
          .z_loss = options_.train.z_loss,
-         .recompute = options_.train.recompute == RecomputeKind::block},
+         .recompute = options_.train.recompute == RecomputeKind::block,
+         .chunk = options_.train.sequence_chunk},
         {.before = before.empty() ? nullptr : &before, .after = any_goes_on ? &after : nullptr});
-    tape.backward(out.loss);
     lanes_.keep(micro, row, after);
-    report.loss += out.loss.value().at(0);
+    report.loss += out.loss;
     report.flops += model_.training_flops(layouts.attention, tokens);
     report.by_position.add(layouts.attention.position, micro.targets, out.token_loss);
   }

@@ -95,7 +95,7 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
     const int32_t* position = layout.position.data<int32_t>();
     const int64_t end = tokens == 0 ? 0 : *std::max_element(position, position + tokens) + 1;
     // Not the longest document at hand: what a row holds must not change what its length means.
-    const int64_t length = std::max(end, layout.row_length);
+    const int64_t length = std::max({end, layout.row_length, pass.rope_length});
     Tensor positions = layout.position;
     if (pass.state != nullptr && !turns_cache) {
       // A table of the tokens at hand alone: one from position 0 on would grow with the sequence.

@@ -25,8 +25,8 @@ struct BlockState {
   int64_t end_key = 0;
 };
 
-// Of one block: what rows leave to the rows that go on with their last documents, which are the next
-// ones of the same lanes.
+// Of one block: what rows leave to the rows that go on with their last documents, which are the
+// next ones of the same lanes.
 struct LaneState {
   Var conv;  // [rows, W−1, E]
   Var scan;  // [rows, E, N]
@@ -45,6 +45,8 @@ struct Pass {
   // Shared: recomputed blocks read them again in the backward pass.
   std::shared_ptr<const SequenceLayout> attention_layout;
   std::shared_ptr<const SequenceLayout> state_layout;  // convolution and scan
+  // What rotary frequencies that depend on the length go by; 0: the rows, or the last position.
+  int64_t rope_length = 0;
   BlockState* state = nullptr;  // of the block at hand; generation of one row only
   // Of the block at hand. Rows that the layouts call carried start from `before`; what rows leave
   // goes to `after`, if it is wanted.

@@ -314,6 +314,29 @@ TEST(Resume, KilledInTheMiddleOfDocumentsEndsInTheSameBits) {
   EXPECT_NE(log.find("step 5: blocks w start anew in"), std::string::npos) << log;
 }
 
+TEST(Resume, ChunksOfRowsChangeNothingButRounding) {
+  const TemporaryFolder folder;
+  testing::make_tiny_corpus(folder);
+  testing::write_growing_recipes(folder);
+  std::map<std::string, std::vector<double>> losses;
+  for (const char* chunk : {"0", "12"}) {
+    const std::string run = std::string("chunk-") + chunk;
+    const ProgramResult done =
+        run_program({"train", "carried.toml", "--set", "run.folder=" + run, "--set",
+                     "train.precision=f32", "--set", std::string("train.sequence_chunk=") + chunk},
+                    folder.path());
+    ASSERT_EQ(done.exit_code, 0) << done.errors;
+    for (const std::string& line : timeless_metrics(folder, run)) {
+      const nlohmann::json record = nlohmann::json::parse(line);
+      if (record.contains("train/loss")) losses[run].push_back(record.at("train/loss"));
+    }
+  }
+  ASSERT_EQ(losses["chunk-12"].size(), static_cast<size_t>(testing::kTinySteps));
+  for (size_t i = 0; i < losses["chunk-12"].size(); ++i) {
+    EXPECT_NEAR(losses["chunk-12"][i], losses["chunk-0"][i], 2e-3) << i;
+  }
+}
+
 TEST(Resume, MasksGrowInTheSameBitsToo) {
   const TemporaryFolder folder;
   testing::make_tiny_corpus(folder);
