@@ -253,8 +253,8 @@ Manifest Manifest::parse(const std::string& text, const std::string& path) {
   return manifest;
 }
 
-std::string tensor_digest(const std::string& name, Dtype dtype, const std::vector<int64_t>& shape,
-                          const void* data, uint64_t bytes) {
+Digest begin_tensor_digest(const std::string& name, Dtype dtype,
+                           const std::vector<int64_t>& shape) {
   // name 0 dtype 0 sizes separated by commas 0 elements
   std::string header = name + '\0' + std::string(name_of(dtype)) + '\0';
   for (size_t i = 0; i < shape.size(); ++i) {
@@ -264,6 +264,12 @@ std::string tensor_digest(const std::string& name, Dtype dtype, const std::vecto
   header += '\0';
   Digest digest;
   digest.update(header);
+  return digest;
+}
+
+std::string tensor_digest(const std::string& name, Dtype dtype, const std::vector<int64_t>& shape,
+                          const void* data, uint64_t bytes) {
+  Digest digest = begin_tensor_digest(name, dtype, shape);
   digest.update(data, bytes);
   return digest.text();
 }

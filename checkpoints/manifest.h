@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/digest.h"
 #include "kernels/base/error.h"
 #include "kernels/tensor/tensor.h"
 
@@ -51,7 +52,9 @@ struct Manifest {
   static Manifest parse(const std::string& text, const std::string& path);
 };
 
-// Digest over name, element type, shape and the elements in row-major order.
+// Digest over name, element type, shape and the elements in row-major order. The first form has
+// taken all but the elements, which follow piece by piece.
+Digest begin_tensor_digest(const std::string& name, Dtype dtype, const std::vector<int64_t>& shape);
 std::string tensor_digest(const std::string& name, Dtype dtype, const std::vector<int64_t>& shape,
                           const void* data, uint64_t bytes);
 

@@ -108,7 +108,7 @@ void check_content(const CheckpointContent& content) {
                        "checkpoint: there are two tensors named {}", entry.name);
     SIDEWINDER_REQUIRE(entry.tensor.defined(), "checkpoint: tensor {} has no storage", entry.name);
     SIDEWINDER_REQUIRE(entry.tensor.device().kind == DeviceKind::cpu,
-                       "checkpoint: tensor {} is not in host memory; stage() copies it there",
+                       "checkpoint: tensor {} is not in host memory; copy it there first",
                        entry.name);
   }
 }
@@ -241,15 +241,6 @@ Search find_newest(const std::string& folder) {
 }
 
 }  // namespace
-
-CheckpointContent stage(const CheckpointContent& content) {
-  CheckpointContent copy = content;
-  for (NamedTensor& entry : copy.tensors) {
-    SIDEWINDER_REQUIRE(entry.tensor.defined(), "checkpoint: tensor {} has no storage", entry.name);
-    entry.tensor = entry.tensor.clone();
-  }
-  return copy;
-}
 
 void Store::remove_leftovers() const {
   for (const std::string& name : names_in(folder_)) {

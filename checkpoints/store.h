@@ -28,10 +28,6 @@ struct CheckpointContent {
   std::string folder;  // where it was read from; not saved
 };
 
-// The first half of a save that training need not wait for: a copy of the content in host memory.
-// The second half is Store::save, from any one thread at a time.
-CheckpointContent stage(const CheckpointContent& content);
-
 struct FoundCheckpoint {
   std::string folder;
   int64_t step = 0;
@@ -54,7 +50,7 @@ class FolderLock {
   int descriptor_ = -1;
 };
 
-// The writer of a folder of checkpoints. save and load_newest change the folder, so their caller
+// The writer of a folder of checkpoints, for one thread at a time. save and load_newest change the folder, so their caller
 // holds the FolderLock of the run. Readers use the functions below.
 class Store {
  public:

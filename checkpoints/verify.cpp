@@ -42,14 +42,20 @@ void read_piece(const OpenFile& file, const std::string& path, void* data, uint6
   if (!whole) damaged("{}: ends before byte {}", path, offset + bytes);
 }
 
-std::string digest_of_file(const OpenFile& file, const std::string& path, uint64_t bytes) {
-  Digest digest;
+// Piece by piece: a writer in the background must not need the memory of a tensor once more.
+void update_from(const OpenFile& file, const std::string& path, uint64_t begin, uint64_t bytes,
+                 Digest& digest) {
   std::vector<char> buffer(std::min(bytes, kPiece));
-  for (uint64_t offset = 0; offset < bytes; offset += kPiece) {
-    const uint64_t count = std::min(kPiece, bytes - offset);
-    read_piece(file, path, buffer.data(), count, offset);
+  for (uint64_t done = 0; done < bytes; done += kPiece) {
+    const uint64_t count = std::min(kPiece, bytes - done);
+    read_piece(file, path, buffer.data(), count, begin + done);
     digest.update(buffer.data(), count);
   }
+}
+
+std::string digest_of_file(const OpenFile& file, const std::string& path, uint64_t bytes) {
+  Digest digest;
+  update_from(file, path, 0, bytes, digest);
   return digest.text();
 }
 
@@ -88,22 +94,32 @@ void verify_file(const std::string& folder, const FileRecord& record) {
   }
 }
 
+namespace {
+
+void check_digest(const std::string& path, const TensorRecord& record, const std::string& digest) {
+  if (digest == record.digest) return;
+  damaged("{}: tensor {} has digest {} where the manifest says {}", path, record.name, digest,
+          record.digest);
+}
+
+}  // namespace
+
 Tensor read_tensor(const std::string& folder, const TensorRecord& record) {
   const std::string path = folder + "/" + record.file;
   const OpenFile file = open_file(path);
   Tensor tensor = Tensor::empty(to_shape(record.shape), record.dtype);
   read_piece(file, path, tensor.raw(), record.bytes, record.offset);
-  const std::string digest =
-      tensor_digest(record.name, record.dtype, record.shape, tensor.raw(), record.bytes);
-  if (digest != record.digest) {
-    damaged("{}: tensor {} has digest {} where the manifest says {}", path, record.name, digest,
-            record.digest);
-  }
+  check_digest(path, record,
+               tensor_digest(record.name, record.dtype, record.shape, tensor.raw(), record.bytes));
   return tensor;
 }
 
 void verify_tensor(const std::string& folder, const TensorRecord& record) {
-  static_cast<void>(read_tensor(folder, record));
+  const std::string path = folder + "/" + record.file;
+  const OpenFile file = open_file(path);
+  Digest digest = begin_tensor_digest(record.name, record.dtype, record.shape);
+  update_from(file, path, record.offset, record.bytes, digest);
+  check_digest(path, record, digest.text());
 }
 
 }  // namespace sidewinder

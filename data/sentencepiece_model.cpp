@@ -296,22 +296,25 @@ CutRule::CutRule(const SentencePieceModel& model) {
   possible_ = simple;
 }
 
+std::string_view CutRule::take(std::string_view& text, size_t least_bytes) const {
+  size_t space = possible_ && text.size() > least_bytes ? text.find(' ', least_bytes)
+                                                        : std::string_view::npos;
+  for (; space != std::string_view::npos; space = text.find(' ', space + 1)) {
+    if (space + 1 >= text.size() || space == 0) continue;
+    const auto a = static_cast<unsigned char>(text[space - 1]);
+    const auto c = static_cast<unsigned char>(text[space + 1]);
+    if (a < 128 && c < 128 && before_[a] && after_[c]) break;
+  }
+  const std::string_view part = text.substr(0, space);
+  text.remove_prefix(space == std::string_view::npos ? text.size() : space + (drop_space_ ? 1 : 0));
+  return part;
+}
+
 std::vector<std::string_view> CutRule::split(std::string_view text, size_t least_bytes) const {
   std::vector<std::string_view> parts;
-  size_t begin = 0;
-  while (possible_ && text.size() - begin > least_bytes) {
-    size_t space = text.find(' ', begin + least_bytes);
-    for (; space != std::string_view::npos; space = text.find(' ', space + 1)) {
-      if (space + 1 >= text.size() || space == 0) continue;
-      const auto a = static_cast<unsigned char>(text[space - 1]);
-      const auto c = static_cast<unsigned char>(text[space + 1]);
-      if (a < 128 && c < 128 && before_[a] && after_[c]) break;
-    }
-    if (space == std::string_view::npos) break;
-    parts.push_back(text.substr(begin, space - begin));
-    begin = drop_space_ ? space + 1 : space;
-  }
-  parts.push_back(text.substr(begin));
+  do {
+    parts.push_back(take(text, least_bytes));
+  } while (!text.empty());
   return parts;
 }
 

@@ -71,6 +71,8 @@ class CutRule {
   bool possible() const { return possible_; }
   // Parts of at least `least_bytes` (but the last) that are encoded one by one.
   std::vector<std::string_view> split(std::string_view text, size_t least_bytes) const;
+  // Takes the first of these parts off the text.
+  std::string_view take(std::string_view& text, size_t least_bytes) const;
 
  private:
   bool possible_ = false;

@@ -92,6 +92,8 @@ class ShardReader {
  private:
   void open();
   void verify_block(uint64_t block);
+  template <typename Element>
+  void check_ids(std::span<const Element> ids) const;
 
   std::string path_;
   RandomAccessFile file_;
@@ -104,6 +106,7 @@ class ShardReader {
   std::vector<uint64_t> digests_;
   std::vector<bool> verified_;
   std::vector<unsigned char> buffer_;
+  std::vector<uint16_t> narrow_;
 };
 
 }  // namespace sidewinder

@@ -9,8 +9,10 @@
 
 #include <cerrno>
 #include <cstring>
+#include <mutex>
 
 #include "data/files.h"
+#include "data/segment_cache.h"
 #include "data/sentencepiece_model.h"
 #include "kernels/base/check.h"
 #include "kernels/base/digest.h"
@@ -105,6 +107,51 @@ struct Tokenizer::State {
   CutRule cuts;
   std::optional<int32_t> bos;
   std::optional<int32_t> eos;
+  // Unigram models are not cached: the library's sums in 32 bits may tip nearly equal paths, and
+  // differently for a word alone than for one in a text. BPE compares the exact scores of merges.
+  bool caches = false;
+
+  // Caches that no thread uses now.
+  std::mutex mutex;
+  std::vector<std::unique_ptr<SegmentCache>> idle;
+
+  std::unique_ptr<SegmentCache> take_cache() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (idle.empty()) return std::make_unique<SegmentCache>();
+    std::unique_ptr<SegmentCache> cache = std::move(idle.back());
+    idle.pop_back();
+    return cache;
+  }
+
+  void give_back(std::unique_ptr<SegmentCache> cache) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    idle.push_back(std::move(cache));
+  }
+
+  std::vector<int> encode(std::string_view text) const {
+    std::vector<int> ids;
+    const auto status = processor->Encode(text, &ids);
+    SIDEWINDER_REQUIRE(status.ok(), "the tokenizer cannot encode a text of {} bytes: {}",
+                       text.size(), status.ToString());
+    return ids;
+  }
+
+  // CutRule allows to encode the words of a text one by one, and so to remember them.
+  void encode_words(std::string_view text, std::vector<int32_t>& ids) {
+    std::unique_ptr<SegmentCache> cache = take_cache();
+    while (!text.empty()) {
+      const std::string_view word = cuts.take(text, 1);
+      const bool is_short = word.size() <= SegmentCache::kLongestSegment;
+      if (const auto known = is_short ? cache->find(word) : std::nullopt) {
+        ids.insert(ids.end(), known->begin(), known->end());
+        continue;
+      }
+      const std::vector<int> found = encode(word);
+      if (is_short) cache->add(word, found);
+      ids.insert(ids.end(), found.begin(), found.end());
+    }
+    give_back(std::move(cache));
+  }
 
   void check_id(int32_t id) const {
     SIDEWINDER_REQUIRE(id >= 0 && id < vocabulary,
@@ -129,6 +176,8 @@ Tokenizer::Tokenizer(std::string model, const std::string& name)
   state_->bos = known_id(state_->processor->bos_id());
   state_->eos = known_id(state_->processor->eos_id());
   state_->cuts = CutRule(parsed);
+  state_->caches =
+      state_->cuts.possible() && parsed.kind == SentencePieceModel::Kind::bpe;
   state_->pieces = std::move(parsed.pieces);
   state_->model = std::move(model);
 }
@@ -184,11 +233,14 @@ void Tokenizer::encode_part(std::string_view part, std::vector<int32_t>& ids) co
     for (const char c : part) ids.push_back(static_cast<unsigned char>(c));
     return;
   }
-  std::vector<int> found;
-  const auto status = state_->processor->Encode(part, &found);
-  SIDEWINDER_REQUIRE(status.ok(), "the tokenizer cannot encode a text of {} bytes: {}", part.size(),
-                     status.ToString());
+  if (state_->caches) return state_->encode_words(part, ids);
+  const std::vector<int> found = state_->encode(part);
   ids.insert(ids.end(), found.begin(), found.end());
+}
+
+std::vector<int32_t> Tokenizer::encode_by_library(std::string_view text) const {
+  SIDEWINDER_ASSERT(!is_bytes());
+  return state_->encode(text);
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {

@@ -39,6 +39,10 @@ class Tokenizer {
   std::vector<std::string_view> split(std::string_view text) const;
   void encode_part(std::string_view part, std::vector<int32_t>& ids) const;  // appends
 
+  // What the library answers for the whole text in one call: the same ids (but for rounding in
+  // unigram models, see CutRule), more slowly. For tests and benchmarks; "bytes" has none.
+  std::vector<int32_t> encode_by_library(std::string_view text) const;
+
   // The text of the ids; control ids (BOS, EOS) have none. An id outside the vocabulary is
   // Error{user}.
   std::string decode(std::span<const int32_t> ids) const;

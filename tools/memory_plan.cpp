@@ -66,6 +66,9 @@ std::vector<Change> changes_of(const Recipe& recipe) {
   const bool several_rows = recipe.train.tokens_per_micro_batch > context;
   const bool keeps_all = recipe.train.recompute == RecomputeKind::none;
   const auto one_row = [context](Recipe& r) { r.train.tokens_per_micro_batch = context; };
+  if (saves_in_background(recipe.checkpoint, 0, recipe.train.steps)) {
+    add("checkpoint.asynchronous = false", [](Recipe& r) { r.checkpoint.asynchronous = false; });
+  }
   const auto recompute = [](Recipe& r) { r.train.recompute = RecomputeKind::block; };
   const std::string micro_text = fmt::format("train.tokens_per_micro_batch = {}", context);
   const std::string recompute_text = "train.recompute = \"block\"";
@@ -113,6 +116,10 @@ MemoryPlan plan_memory(const Recipe& recipe) {
   run.update(1);
   plan.peak_bytes = dry_run.statistics().bytes_peak;
   plan.step_bytes = plan.peak_bytes - plan.state_bytes() - plan.packed_bytes;
+  if (saves_in_background(recipe.checkpoint, 0, recipe.train.steps)) {
+    plan.copy_bytes = plan.parameter_bytes + plan.moment_bytes;
+    plan.peak_bytes += plan.copy_bytes;
+  }
   plan.resume_bytes = 2 * (plan.parameter_bytes + plan.moment_bytes);
   return plan;
 }
@@ -138,9 +145,11 @@ std::string memory_problem(const Recipe& recipe, int64_t available) {
   if (fits(plan)) return "";
   std::string text = fmt::format(
       "this run needs {} for tensors ({} of parameters, gradients and optimizer, {} of packed "
-      "weights, {} per micro-batch of {} tokens) and some {} beside them, but {} are available",
+      "weights, {} per micro-batch of {} tokens{}) and some {} beside them, but {} are available",
       gib(plan.peak_bytes), gib(plan.state_bytes()), gib(plan.packed_bytes), gib(plan.step_bytes),
-      std::max(recipe.train.context, recipe.train.tokens_per_micro_batch), gib(kBesideTensors),
+      std::max(recipe.train.context, recipe.train.tokens_per_micro_batch),
+      plan.copy_bytes > 0 ? fmt::format(", {} to save from", gib(plan.copy_bytes)) : "",
+      gib(kBesideTensors),
       gib(available));
   bool any_fits = false;
   for (const Change& change : changes_of(recipe)) {

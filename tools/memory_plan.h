@@ -15,7 +15,8 @@ struct MemoryPlan {
   int64_t moment_bytes = 0;  // of the optimizer
   int64_t packed_bytes = 0;  // copies of weights as products read them, rotary tables
   int64_t step_bytes = 0;    // activations kept for the backward pass, their gradients, work space
-  int64_t peak_bytes = 0;    // high-water mark of tensors while training: the sum
+  int64_t copy_bytes = 0;  // of the state, that a checkpoint is written from while training goes on
+  int64_t peak_bytes = 0;  // high-water mark of tensors while training: the sum
   int64_t resume_bytes = 0;  // the same while a checkpoint is read: it stands beside what it fills
 
   int64_t state_bytes() const { return parameter_bytes + gradient_bytes + moment_bytes; }

@@ -11,6 +11,8 @@
 #include <string>
 
 #include "kernels/base/error.h"
+#include "tools/commands/bench_data.h"
+#include "tools/commands/bench_documents.h"
 #include "tools/commands/bench_kernels.h"
 #include "tools/commands/bench_recipe.h"
 #include "tools/commands/convert.h"
@@ -380,16 +382,23 @@ void add_bench(CLI::App& app, Run& run) {
   struct Options {
     std::string what;
     BenchKernelsOptions kernels;
+    BenchDataOptions data;
     BenchRecipeCommand recipe;
+    bool documents = false;
     std::string json_path;
   };
   auto options = std::make_shared<Options>();
-  CLI::App& command = *app.add_subcommand("bench", "Speed of the kernels, or of real steps of a recipe");
-  command.add_option("what", options->what, "\"kernels\", or a recipe file")->required();
-  command.add_flag("--check", options->kernels.check, "kernels: exit with 1 if one is below its bar");
-  command.add_option("--only", options->kernels.only, "kernels: those whose name contains this; repeatable")
+  CLI::App& command = *app.add_subcommand("bench", "Speed of the kernels, of the data path, or of real steps of a recipe");
+  command.add_option("what", options->what, "\"kernels\", \"data\", or a recipe file")->required();
+  command.add_flag("--check", options->kernels.check, "kernels, data, --documents: exit with 1 if a bar is missed");
+  command.add_option("--only", options->kernels.only, "kernels, data: those whose name contains this; repeatable")
+      ->allow_extra_args(false);
+  command.add_option("--text", options->data.text, "data: text file to tokenize instead of a made-up one");
+  command.add_option("--tokenizer", options->data.tokenizers, "data: SentencePiece model instead of trained ones; repeatable")
       ->allow_extra_args(false);
   command.add_option("--steps", options->recipe.steps, "recipe: steps to measure")->capture_default_str();
+  command.add_flag("--documents", options->documents,
+                   "recipe: what short documents and random lengths do to the time of a step");
   command.add_flag("--profile", options->recipe.profile, "recipe: time per operation");
   add_sets(command, options->recipe.sets);
   add_json(command, options->json_path);
@@ -398,6 +407,19 @@ void add_bench(CLI::App& app, Run& run) {
       if (options->what == "kernels") {
         options->kernels.json_path = options->json_path;
         return static_cast<ExitCode>(bench_kernels(options->kernels));
+      }
+      if (options->what == "data") {
+        options->data.check = options->kernels.check;
+        options->data.only = options->kernels.only;
+        options->data.json_path = options->json_path;
+        return static_cast<ExitCode>(bench_data(options->data));
+      }
+      if (options->documents) {
+        return bench_documents({.recipe = options->what,
+                                .sets = options->recipe.sets,
+                                .steps = options->recipe.steps,
+                                .check = options->kernels.check,
+                                .json_path = options->json_path});
       }
       options->recipe.recipe = options->what;
       options->recipe.json_path = options->json_path;

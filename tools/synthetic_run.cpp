@@ -1,29 +1,51 @@
 #include "tools/synthetic_run.h"
 
+#include <cmath>
+
 #include "kernels/base/philox.h"
 #include "tools/assemble.h"
 
 namespace sidewinder {
 namespace {
 
-Batch random_batch(const Recipe& recipe, int64_t rows) {
-  const Philox random(recipe.run.seed, "synthetic");
+constexpr double kMeanShortDocument = 300;
+
+int64_t document_length(SyntheticDocuments kind, double uniform, int64_t row_length) {
+  switch (kind) {
+    case SyntheticDocuments::whole_rows: break;
+    case SyntheticDocuments::short_ones:
+      return 1 + static_cast<int64_t>(-(kMeanShortDocument - 1) * std::log(1 - uniform));
+    case SyntheticDocuments::any_length:
+      return static_cast<int64_t>(std::pow(static_cast<double>(row_length), uniform));
+  }
+  return row_length;
+}
+
+Batch rows_of_documents(SyntheticDocuments kind, uint64_t draw, int64_t rows, int64_t row_length) {
+  const Philox random(draw, "synthetic.documents");
+  uint64_t next = 0;
   Batch batch;
   batch.rows = rows;
-  batch.row_length = recipe.train.context;
-  const int64_t tokens = rows * batch.row_length;
-  const auto vocabulary = static_cast<uint64_t>(recipe.model.vocabulary);
-  for (int64_t t = 0; t <= tokens; ++t) {
-    const auto id = static_cast<int32_t>(random.below(static_cast<uint64_t>(t), vocabulary));
-    if (t < tokens) batch.tokens.push_back(id);
-    if (t > 0) batch.targets.push_back(id);
-  }
+  batch.row_length = row_length;
   for (int64_t row = 0; row < rows; ++row) {
-    batch.document_starts.push_back(static_cast<int32_t>(row * batch.row_length));
-    batch.first_positions.push_back(0);
+    for (int64_t at = 0; at < row_length;) {
+      batch.document_starts.push_back(static_cast<int32_t>(row * row_length + at));
+      batch.first_positions.push_back(0);
+      at += document_length(kind, random.uniform(next++), row_length);
+    }
   }
-  batch.num_targets = tokens;
   return batch;
+}
+
+// Of tokens and targets, one id more than there are tokens.
+std::vector<int32_t> random_ids(const Recipe& recipe, int64_t tokens) {
+  const Philox random(recipe.run.seed, "synthetic");
+  const auto vocabulary = static_cast<uint64_t>(recipe.model.vocabulary);
+  std::vector<int32_t> ids;
+  for (int64_t t = 0; t <= tokens; ++t) {
+    ids.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(t), vocabulary)));
+  }
+  return ids;
 }
 
 std::vector<Parameter*> parameters_of(HybridModel& model) {
@@ -36,18 +58,25 @@ std::vector<Parameter*> parameters_of(HybridModel& model) {
 
 SyntheticRun::SyntheticRun(const Recipe& recipe)
     : dtype_(dtype_of(recipe.train.precision)),
+      data_(recipe.data),
       model_(make_model(recipe)),
       optimizer_(std::make_unique<Optimizer>(parameters_of(*model_), recipe.optimizer)) {
   const int64_t slots = recipe.train.tokens_per_micro_batch;
   rows_ = slots == 0 ? 1 : slots / recipe.train.context;
   micro_batches_ = recipe.train.tokens_per_step / (rows_ * recipe.train.context);
-  const Batch batch = random_batch(recipe, rows_);
-  layouts_ = layouts_of(batch, recipe.data);
-  tokens_ = Tensor::from<int32_t>({batch.num_targets}, batch.tokens);
-  targets_ = Tensor::from<int32_t>({batch.num_targets}, batch.targets);
+  row_length_ = recipe.train.context;
+  set_documents(SyntheticDocuments::whole_rows, 0);
+  const int64_t tokens = rows_ * row_length_;
+  const std::vector<int32_t> ids = random_ids(recipe, tokens);
+  tokens_ = Tensor::from<int32_t>({tokens}, std::vector<int32_t>(ids.begin(), ids.end() - 1));
+  targets_ = Tensor::from<int32_t>({tokens}, std::vector<int32_t>(ids.begin() + 1, ids.end()));
   loss_options_ = {.scale = 1.0 / static_cast<double>(tokens_per_step()),
                    .z_loss = recipe.train.z_loss,
                    .recompute = recipe.train.recompute == RecomputeKind::block};
+}
+
+void SyntheticRun::set_documents(SyntheticDocuments kind, uint64_t draw) {
+  layouts_ = layouts_of(rows_of_documents(kind, draw, rows_, row_length_), data_);
 }
 
 double SyntheticRun::micro_batch() {

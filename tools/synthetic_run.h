@@ -11,10 +11,19 @@
 
 namespace sidewinder {
 
+// What the rows hold.
+enum class SyntheticDocuments : uint8_t {
+  whole_rows,  // one document each, as long documents make them
+  short_ones,  // exponential lengths of mean 300
+  any_length   // from 1 to the row, evenly in the logarithm
+};
+
 class SyntheticRun {
  public:
-  // Every row is one document, as long documents make them.
-  explicit SyntheticRun(const Recipe& recipe);
+  explicit SyntheticRun(const Recipe& recipe);  // whole_rows
+
+  // Other documents from now on, drawn anew for every `draw`.
+  void set_documents(SyntheticDocuments kind, uint64_t draw);
 
   // The parts of a step, in this order.
   void zero_gradients() { optimizer_->zero_gradients(); }
@@ -32,9 +41,11 @@ class SyntheticRun {
 
  private:
   Dtype dtype_;
+  DataOptions data_;
   std::unique_ptr<HybridModel> model_;
   std::unique_ptr<Optimizer> optimizer_;
   int64_t rows_, micro_batches_;
+  int64_t row_length_;
   Layouts layouts_;
   Tensor tokens_, targets_;
   HybridModel::LossOptions loss_options_;

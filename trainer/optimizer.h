@@ -28,6 +28,7 @@ class Optimizer {
   const std::vector<Parameter*>& parameters() const { return parameters_; }
   // In the order of parameters().
   std::vector<Moments>& moments() { return moments_; }
+  const std::vector<Moments>& moments() const { return moments_; }
 
  private:
   std::vector<Parameter*> parameters_;

@@ -132,12 +132,11 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
       options_(options),
       schedule_(options.context, options.train, model.options()),
       dtype_(activation_dtype(options.train.precision)),
-      optimizer_(parameters_of(model), options.optimizer),
-      store_(options.run.folder) {
+      optimizer_(parameters_of(model), options.optimizer) {
   std::string cursor;
   if (checkpoint) {
     load(*checkpoint, &cursor);
-    saved_step_ = state_.progress.step;
+    resumed_step_ = state_.progress.step;
   }
   options_.data.longest_row = options_.train.context;
   loader_ = std::make_unique<Loader>(
@@ -156,6 +155,7 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
                        saved.at("data_digest").get<std::string>(), loader_->data_digest());
   }
   metrics_ = std::make_unique<MetricsWriter>(options_.run.folder, state_.progress.step);
+  saver_ = std::make_unique<BackgroundSaver>(options_.run.folder, options_.checkpoint);
 }
 
 Trainer::~Trainer() = default;
@@ -164,6 +164,7 @@ StepReport Trainer::step() {
   const Clock::time_point begin = Clock::now();
   const Batch batch = loader_->next();
   StepReport report;
+  report.data_seconds = seconds_since(begin);
   report.step = state_.progress.step + 1;
   report.context = schedule_.at(state_.progress);
   apply(report.context, model_);
@@ -238,7 +239,7 @@ std::string Trainer::state_json() const {
   return state.dump();
 }
 
-void Trainer::save() {
+CheckpointContent Trainer::content() const {
   CheckpointContent content;
   content.step = state_.progress.step;
   content.state = state_json();
@@ -249,8 +250,32 @@ void Trainer::save() {
     content.tensors.push_back({"adamw.m/" + name, optimizer_.moments()[i].m});
     content.tensors.push_back({"adamw.v/" + name, optimizer_.moments()[i].v});
   }
-  store_.save(content, options_.checkpoint);
-  saved_step_ = content.step;
+  return content;
+}
+
+void Trainer::save() { saver_->save_now(content()); }
+
+void Trainer::save_in_background() {
+  const Clock::time_point begin = Clock::now();
+  saver_->save(content());
+  stall_seconds_ = seconds_since(begin);
+  ++summary_.saves;
+  summary_.stall_seconds += *stall_seconds_;
+  summary_.copy_seconds += saver_->times().copy_seconds;
+}
+
+int64_t Trainer::saved_step() const { return std::max(resumed_step_, saver_->newest_step()); }
+
+// What the save after the step before has cost, and the newest one that has ended.
+void Trainer::log_save(std::vector<Metric>& metrics) {
+  if (!stall_seconds_) return;
+  const SaveTimes times = saver_->times();
+  metrics.push_back({"checkpoint/stall_seconds", *stall_seconds_});
+  metrics.push_back({"checkpoint/copy_seconds", times.copy_seconds});
+  if (times.write_seconds > 0) {
+    metrics.push_back({"checkpoint/write_seconds", times.write_seconds});
+  }
+  stall_seconds_.reset();
 }
 
 void Trainer::load(const CheckpointContent& content, std::string* cursor) {
@@ -396,10 +421,13 @@ void Trainer::log(const StepReport& report, ProgressReporter& progress) {
   if (options_.peak_flops > 0) {
     metrics.push_back({"speed/mfu", report.flops / report.seconds / options_.peak_flops});
   }
+  metrics.push_back({"data/wait_share", report.data_seconds / report.seconds});
+  log_save(metrics);
   metrics_->write(report.step, metrics);
   progress.step(report, options_.peak_flops);
 
   seconds_ += report.seconds;
+  data_seconds_ += report.data_seconds;
   flops_ += report.flops;
   row_slots_ += report.row_slots;
   ++summary_.steps;
@@ -411,15 +439,20 @@ void Trainer::log(const StepReport& report, ProgressReporter& progress) {
   for (const double loss : recent_losses_) sum += loss;
   summary_.recent_loss = sum / static_cast<double>(std::max<size_t>(1, recent_losses_.size()));
   summary_.tokens_per_second = static_cast<double>(row_slots_) / seconds_;
+  summary_.wait_share = data_seconds_ / seconds_;
   summary_.mfu = options_.peak_flops > 0 ? flops_ / seconds_ / options_.peak_flops : 0;
 }
 
 ExitCode Trainer::run() {
   StopRequest stop;
+  if (saves_in_background(options_.checkpoint, state_.progress.step, options_.train.steps)) {
+    saver_->reserve(content());
+  }
   ProgressReporter progress(state_.progress.step, options_.train.steps, options_.train.log_every);
   while (state_.progress.step < options_.train.steps) {
     const StepReport report = step();
     log(report, progress);
+    saver_->check();
     if (report.skipped) {
       log_warning("step {}: loss {} or gradient norm {} is not finite; no update was made ({} in a "
                   "row, {} in all)",
@@ -430,7 +463,7 @@ ExitCode Trainer::run() {
                     fmt::format("{} steps in a row were not finite (train.max_skipped_steps); the "
                                 "last checkpoint is from step {}; lower the learning rate or raise "
                                 "its warm-up, then start again",
-                                state_.skipped_in_a_row, saved_step_));
+                                state_.skipped_in_a_row, saved_step()));
       }
     }
     const int64_t at = state_.progress.step;
@@ -455,7 +488,11 @@ ExitCode Trainer::run() {
     if (last && !schedule_.is_constant()) report_stage(report.context);
     const bool due = options_.checkpoint.every_steps > 0 && at % options_.checkpoint.every_steps == 0;
     const bool stopping = stop.requested();  // read once: a signal may come between two looks
-    if (due || stopping || last) save();
+    if (stopping || last || (due && !options_.checkpoint.asynchronous)) {
+      save();
+    } else if (due) {
+      save_in_background();
+    }
     if (stopping && !last) {
       progress.finish();
       log_info("stopped by {} after step {}; the state is saved; start the same command to continue",

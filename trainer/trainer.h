@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoints/background_saver.h"
 #include "checkpoints/store.h"
 #include "data/loader.h"
 #include "model/model.h"
@@ -48,6 +49,7 @@ struct StepReport {
   int64_t padding = 0;
   double flops = 0;    // of forward and backward, see HybridModel::training_flops
   double seconds = 0;
+  double data_seconds = 0;  // of these, waiting for the batch
   bool skipped = false;  // not finite: no update was made
   ContextPlan context;
   PositionLosses by_position;
@@ -78,6 +80,10 @@ struct RunSummary {
   int64_t recent_steps = 0;
   double tokens_per_second = 0;  // row slots over the time of steps
   double mfu = 0;
+  double wait_share = 0;     // of the time of steps: waiting for data
+  int64_t saves = 0;         // while training went on
+  double stall_seconds = 0;  // that training waited for them, in all
+  double copy_seconds = 0;   // of these, for the copies
 };
 
 class ProgressReporter;
@@ -97,7 +103,7 @@ class Trainer {
   int64_t steps_done() const { return state_.progress.step; }
   const RunSummary& summary() const { return summary_; }
   const Loader& loader() const { return *loader_; }
-  void save();
+  void save();  // returns when the checkpoint is complete
   // At the context of the next step, and at context.validate_lengths; also at `old_length` unless 0.
   std::optional<Evaluation> validate(int64_t old_length = 0);
   std::optional<Evaluation> last_validation() const { return last_validation_; }
@@ -114,6 +120,10 @@ class Trainer {
 
   void load(const CheckpointContent& content, std::string* cursor);
   std::string state_json() const;
+  CheckpointContent content() const;  // of tensors that change with the next step
+  void save_in_background();
+  void log_save(std::vector<Metric>& metrics);
+  int64_t saved_step() const;  // of the newest complete checkpoint; -1: none
   void log(const StepReport& report, ProgressReporter& progress);
   Evaluation validate_at(int64_t length);
   void report_edge(const ContextPlan& old_plan, const ContextPlan& new_plan);
@@ -124,16 +134,18 @@ class Trainer {
   ContextSchedule schedule_;
   Dtype dtype_;
   Optimizer optimizer_;
-  Store store_;
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<MetricsWriter> metrics_;
+  std::unique_ptr<BackgroundSaver> saver_;
   RunState state_;
   RunSummary summary_;
   std::vector<double> recent_losses_;
   double seconds_ = 0;
+  double data_seconds_ = 0;
   double flops_ = 0;
   int64_t row_slots_ = 0;
-  int64_t saved_step_ = -1;
+  int64_t resumed_step_ = -1;  // of the checkpoint that the run continued; -1: none
+  std::optional<double> stall_seconds_;  // of the save after the step before
   std::optional<Evaluation> last_validation_;
 };
 

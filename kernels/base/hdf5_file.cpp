@@ -362,9 +362,17 @@ void Hdf5Writer::close() {
 }
 
 struct Hdf5Reader::State {
+  // The dataset that read_at() keeps open.
+  struct Kept {
+    std::string name;
+    Handle dataset;
+    Handle in_file;
+  };
+
   std::string path;
   Handle file;
   uint64_t file_bytes = 0;
+  Kept kept;
 
   bool has(const std::string& name) const {
     if (!is_valid_name(name)) return false;
@@ -534,6 +542,30 @@ void Hdf5Reader::read(const std::string& name, void* data, size_t bytes) const {
   if (bytes == 0) return;
   check(H5Dread(dataset.id(), memory_type(found.type), H5S_ALL, H5S_ALL, H5P_DEFAULT, data),
         state_->path, "read dataset " + name);
+}
+
+void Hdf5Reader::read_at(const std::string& name, uint64_t first, uint64_t count, Hdf5Type type,
+                         void* data) const {
+  SIDEWINDER_ASSERT(state_);
+  const Session session;
+  const std::string action = "read a piece of dataset " + name;
+  State::Kept& kept = state_->kept;
+  if (kept.name != name) {
+    const Hdf5Dataset found = state_->describe(state_->open(name), name);
+    SIDEWINDER_REQUIRE(found.shape.size() == 1, "{}: dataset {} has {} dimensions, not one",
+                       state_->path, name, found.shape.size());
+    kept.dataset = state_->open(name);
+    kept.in_file = Handle(H5Dget_space(kept.dataset.id()), &H5Sclose, state_->path, action);
+    kept.name = name;
+  }
+  const hsize_t begin = first;
+  const hsize_t size = count;
+  check(H5Sselect_hyperslab(kept.in_file.id(), H5S_SELECT_SET, &begin, nullptr, &size, nullptr),
+        state_->path, action);
+  const Handle in_memory(H5Screate_simple(1, &size, nullptr), &H5Sclose, state_->path, action);
+  check(H5Dread(kept.dataset.id(), memory_type(type), in_memory.id(), kept.in_file.id(),
+                H5P_DEFAULT, data),
+        state_->path, action);
 }
 
 bool Hdf5Reader::has_attribute(const std::string& name) const {

@@ -62,6 +62,10 @@ class Hdf5Reader {
   Hdf5Dataset dataset(const std::string& name) const;  // Error{environment} if absent
   // Reads the whole dataset; `bytes` must be its size.
   void read(const std::string& name, void* data, size_t bytes) const;
+  // Elements [first, first + count) of a dataset of one dimension, as `type`; the dataset stays
+  // open. What reading by offset is measured against.
+  void read_at(const std::string& name, uint64_t first, uint64_t count, Hdf5Type type,
+               void* data) const;
   bool has_attribute(const std::string& name) const;
   std::string text_attribute(const std::string& name) const;
   uint64_t number_attribute(const std::string& name) const;

@@ -13,6 +13,10 @@ Section checkpoint_section() {
                  "steps from one checkpoint to the next; 0: only at the end and when stopped",
                  {.at_least = 0})
                .may_change_on_resume(),
+           field("asynchronous", &Options::asynchronous,
+                 "save while training goes on, from a copy of the state (3 x the parameters), which "
+                 "takes memory from the start; false: training waits until the checkpoint is written")
+               .may_change_on_resume(),
            field("keep_last", &Options::keep_last, "newest checkpoints that are kept",
                  {.at_least = 1})
                .may_change_on_resume(),

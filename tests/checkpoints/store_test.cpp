@@ -299,14 +299,6 @@ TEST_F(StoreTest, ACheckpointOfTheSameStepIsReplaced) {
   EXPECT_THAT(names_in(folder_.path()), ::testing::ElementsAre("step-000000005"));
 }
 
-TEST_F(StoreTest, StagedContentIsIndependentOfTheOriginal) {
-  const CheckpointContent content = sample_content(5);
-  const CheckpointContent staged = stage(content);
-  for (const NamedTensor& entry : content.tensors) Tensor(entry.tensor).fill_zero();
-  store_.save(staged, kKeepAll);
-  EXPECT_TRUE(same_content(load_checkpoint(step_folder(5)), sample_content(5)));
-}
-
 TEST_F(StoreTest, LeftoversAreRemovedAtTheStart) {
   save(5);
   fs::copy(step_folder(5), folder_ / ".tmp-step-000000006");

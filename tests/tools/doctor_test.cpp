@@ -25,7 +25,8 @@ TEST(Doctor, ReportsTheMachineAndTheMissingPlugin) {
   EXPECT_EQ(report.at("cuda_plugin").at("path"), "/nonexistent/plugin.so");
   EXPECT_GT(report.at("limits").at("f32_flops").get<double>(), 0);
   EXPECT_GE(report.at("limits").at("threads").get<int>(), 1);
-  for (const char* key : {"sidewinder", "system", "processor", "kernels", "memory", "threads"}) {
+  for (const char* key : {"sidewinder", "system", "processor", "kernels", "memory", "threads",
+                          "huge_pages", "NUMA", "pinning"}) {
     EXPECT_FALSE(report.at(key).get<std::string>().empty()) << key;
   }
 }

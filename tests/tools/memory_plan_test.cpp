@@ -79,6 +79,22 @@ INSTANTIATE_TEST_SUITE_P(MemoryPlan, PlannedPeak,
                                   (test.param.precision == Precision::bf16 ? "_bf16" : "_f32");
                          });
 
+TEST(MemoryPlan, CountsTheCopyThatCheckpointsAreWrittenFrom) {
+  Recipe recipe = recipe_of("mw", 512);
+  recipe.train.steps = 100;
+  recipe.checkpoint.every_steps = 50;
+  const MemoryPlan plan = plan_memory(recipe);
+  EXPECT_EQ(plan.copy_bytes, plan.parameter_bytes + plan.moment_bytes);
+  recipe.checkpoint.asynchronous = false;
+  const MemoryPlan waiting = plan_memory(recipe);
+  EXPECT_EQ(waiting.copy_bytes, 0);
+  EXPECT_EQ(waiting.peak_bytes, plan.peak_bytes - plan.copy_bytes);
+  EXPECT_EQ(waiting.step_bytes, plan.step_bytes);
+  // The last checkpoint needs no copy.
+  recipe.checkpoint = {.every_steps = 100};
+  EXPECT_EQ(plan_memory(recipe).copy_bytes, 0);
+}
+
 TEST(DryRun, TakesNoMemoryOfTheArenaAndLittleOfTheSystem) {
   Recipe recipe = recipe_of("mwf", 1 << 16);
   recipe.model.width = 4096;

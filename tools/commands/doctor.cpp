@@ -3,13 +3,19 @@
 #include <fmt/core.h>
 #include <nlohmann/json.hpp>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/utsname.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <optional>
 #include <sstream>
 #include <string_view>
+#include <system_error>
 
 #include "kernels/base/check.h"
 #include "kernels/base/thread_pool.h"
@@ -78,13 +84,88 @@ std::string threads_text() {
                      set == nullptr ? "" : ", set by SIDEWINDER_THREADS");
 }
 
+// Writing to fresh memory for the first time: bytes per second, and the share of it that lies in
+// huge pages.
+struct FirstTouch {
+  double rate = 0;
+  double huge_share = 0;
+};
+
+FirstTouch first_touch(int advice) {
+  constexpr size_t kBytes = size_t{64} << 20;
+  constexpr size_t kHugePage = size_t{2} << 20;
+  constexpr size_t kPage = 4096;
+  const auto huge_kib = [] {
+    return std::strtod(value_of("/proc/self/smaps_rollup", "AnonHugePages").c_str(), nullptr);
+  };
+  FirstTouch result;
+  for (int round = 0; round < 3; ++round) {
+    void* const raw = mmap(nullptr, kBytes + kHugePage, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (raw == MAP_FAILED) return result;
+    const auto address = reinterpret_cast<uintptr_t>(raw);
+    auto* const memory =
+        reinterpret_cast<volatile char*>((address + kHugePage - 1) / kHugePage * kHugePage);
+    madvise(const_cast<char*>(memory), kBytes, advice);
+    const double before = huge_kib();
+    const auto begin = std::chrono::steady_clock::now();
+    for (size_t at = 0; at < kBytes; at += kPage) memory[at] = 1;
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    result.rate = std::max(result.rate, static_cast<double>(kBytes) / seconds);
+    result.huge_share = (huge_kib() - before) * 1024 / static_cast<double>(kBytes);
+    munmap(raw, kBytes + kHugePage);
+  }
+  return result;
+}
+
+// Tensors lie in regions that ask for huge pages (kernels/tensor/allocator.h).
 std::string huge_pages_text() {
   const std::string line = first_line("/sys/kernel/mm/transparent_hugepage/enabled");
   const size_t begin = line.find('[');
-  if (begin == std::string::npos) return "not available: large tensors are slower to allocate";
-  const std::string mode = line.substr(begin + 1, line.find(']') - begin - 1);
-  return mode + (mode == "never" ? ": large tensors are slower to allocate; `madvise` is better"
-                                 : ": used for tensors");
+  const std::string mode =
+      begin == std::string::npos ? "" : line.substr(begin + 1, line.find(']') - begin - 1);
+  const FirstTouch asked = first_touch(MADV_HUGEPAGE);
+  const FirstTouch plain = first_touch(MADV_NOHUGEPAGE);
+  std::string text = mode.empty() ? "not available" : "mode " + mode;
+  if (asked.huge_share > 0.5) {
+    text += ": tensors ask for them and get them";
+  } else {
+    text += mode == "never" ? ": tensors get none; `madvise` is better"
+                            : ": tensors ask for them but get none";
+  }
+  return text + fmt::format("; first use of memory {:.1f} GB/s, {:.1f} GB/s in 4 KiB pages",
+                            asked.rate / 1e9, plain.rate / 1e9);
+}
+
+int numa_nodes() {
+  int nodes = 0;
+  std::error_code problem;
+  for (std::filesystem::directory_iterator i("/sys/devices/system/node", problem), end;
+       !problem && i != end; i.increment(problem)) {
+    const std::string name = i->path().filename().string();
+    const bool is_node = name.substr(0, 4) == "node" && name.size() > 4 &&
+                         name.find_first_not_of("0123456789", 4) == std::string::npos;
+    nodes += is_node ? 1 : 0;
+  }
+  return std::max(1, nodes);
+}
+
+std::string numa_text() {
+  const int nodes = numa_nodes();
+  if (nodes == 1) return "1 node: all memory is equally near";
+  return fmt::format(
+      "{} nodes: memory is of the node whose thread writes it first, and work goes to any thread; "
+      "`numactl --interleave=all sidewinder ...` spreads it evenly",
+      nodes);
+}
+
+std::string pinning_text() {
+  const auto online = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  const int usable = usable_cores();
+  std::string text = "none: the system places the threads, and no work belongs to one of them";
+  if (usable < online) text += fmt::format("; {} of {} cores are allowed", usable, online);
+  return text;
 }
 
 std::string system_text() {
@@ -156,6 +237,8 @@ int doctor(const std::string& json_path) {
       {"threads", threads_text()},
       {"memory", memory_text()},
       {"huge pages", huge_pages_text()},
+      {"NUMA", numa_text()},
+      {"pinning", pinning_text()},
       {"compiled with", SIDEWINDER_BUILT_WITH},
   };
   print_lines(machine);

@@ -216,7 +216,7 @@ json json_of(const MemoryPlan& plan) {
   return {{"parameter_bytes", plan.parameter_bytes}, {"gradient_bytes", plan.gradient_bytes},
           {"moment_bytes", plan.moment_bytes},       {"packed_bytes", plan.packed_bytes},
           {"step_bytes", plan.step_bytes},           {"peak_bytes", plan.peak_bytes},
-          {"resume_bytes", plan.resume_bytes}};
+          {"resume_bytes", plan.resume_bytes},       {"copy_bytes", plan.copy_bytes}};
 }
 
 json print_memory(const Recipe& recipe) {
@@ -231,6 +231,8 @@ json print_memory(const Recipe& recipe) {
       {"  step", bytes_cell(plan.step_bytes),
        fmt::format("activations, their gradients, work space; recompute {}",
                    recipe.train.recompute == RecomputeKind::block ? "on" : "off")},
+      {"  copy to save from", bytes_cell(plan.copy_bytes),
+       plan.copy_bytes > 0 ? "checkpoint.asynchronous" : "none: nothing is saved in the background"},
       {"  high-water mark", bytes_cell(plan.peak_bytes),
        fmt::format("{} are available here", bytes_cell(available))},
       {"  while resuming", bytes_cell(plan.resume_bytes), "the checkpoint beside what it fills"}};

@@ -1,10 +1,15 @@
 #include "tools/commands/train.h"
 
 #include <fmt/core.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "data/corpus.h"
 #include "kernels/base/check.h"
@@ -66,6 +71,23 @@ void log_header(HybridModel& model, const Recipe& recipe, const Trainer& trainer
            name_of(active_isa()));
 }
 
+// Since the process was started, the loading of its libraries included; accurate to the ticks of
+// /proc, hundredths. 0 if that cannot be read.
+double seconds_since_start() {
+  std::ifstream file("/proc/self/stat");
+  std::string line;
+  std::getline(file, line);
+  const size_t name_end = line.rfind(')');  // the name may hold anything
+  if (name_end == std::string::npos) return 0;
+  std::istringstream fields(line.substr(name_end + 1));
+  std::string field;
+  for (int i = 3; i <= 22; ++i) fields >> field;  // proc(5): starttime is the 22nd
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec) -
+         std::strtod(field.c_str(), nullptr) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
 void print_summary(const Recipe& recipe, Trainer& trainer, ExitCode code) {
   fmt::print("\nrun folder   {}\n", recipe.run.folder);
   fmt::print("steps        {} of {}\n", trainer.steps_done(), recipe.train.steps);
@@ -75,7 +97,12 @@ void print_summary(const Recipe& recipe, Trainer& trainer, ExitCode code) {
                summary.recent_steps);
     fmt::print("speed        {:.0f} tokens/s", summary.tokens_per_second);
     if (summary.mfu > 0) fmt::print(", MFU {:.1f} %", 100 * summary.mfu);
-    fmt::print("\nmemory       {:.2f} GiB at most\n",
+    fmt::print("\ndata         waited for {:.2f} % of the time\n", 100 * summary.wait_share);
+    if (summary.saves > 0) {
+      fmt::print("checkpoints  {} saved while training went on; it waited {:.3f} s for each\n",
+                 summary.saves, summary.stall_seconds / static_cast<double>(summary.saves));
+    }
+    fmt::print("memory       {:.2f} GiB at most\n",
                static_cast<double>(allocator_of({}).statistics().bytes_peak) / (1 << 30));
   }
   if (const auto validation = trainer.last_validation()) {
@@ -153,6 +180,8 @@ ExitCode train(const TrainCommand& command) {
                      "{}",
                      recipe.init.from, source_tokenizer, data_tokenizer, recipe.init.from);
   log_header(*model, recipe, trainer, options.peak_flops);
+  const double startup = seconds_since_start();
+  log_info("first step {:.2f} s after the start", startup);
   const ExitCode code = trainer.run();
   print_summary(recipe, trainer, code);
   if (extension) extension->print();
@@ -164,6 +193,11 @@ ExitCode train(const TrainCommand& command) {
                              {"train_loss", summary.recent_loss},
                              {"tokens_per_second", summary.tokens_per_second},
                              {"mfu", summary.mfu},
+                             {"startup_seconds", startup},
+                             {"data_wait_share", summary.wait_share},
+                             {"background_saves", summary.saves},
+                             {"stall_seconds", summary.stall_seconds},
+                             {"copy_seconds", summary.copy_seconds},
                              {"peak_memory_bytes", allocator_of({}).statistics().bytes_peak},
                              {"peak_flops", options.peak_flops}};
     if (const auto validation = trainer.last_validation()) {
