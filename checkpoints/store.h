@@ -50,8 +50,8 @@ class FolderLock {
   int descriptor_ = -1;
 };
 
-// The writer of a folder of checkpoints, for one thread at a time. save and load_newest change the folder, so their caller
-// holds the FolderLock of the run. Readers use the functions below.
+// The writer of a folder of checkpoints, for one thread at a time. save and load_newest change the
+// folder, so their caller holds the FolderLock of the run. Readers use the functions below.
 class Store {
  public:
   explicit Store(const std::string& folder) : folder_(folder) {}

@@ -86,11 +86,15 @@ class Copy : public LetterTask {
   }
 };
 
-// "c3a5f1|....|a5f1c3": pairs of a key and a value, then the keys in another order.
+// "c3a5f1|....|a5f1c3": pairs of a key and a value, then the keys in another order. More queries
+// than keys go on with any of them: not scored, since their values have just been said, but much
+// more to learn from than a pair each.
 class Recall : public LetterTask {
  public:
   Recall(const TaskKind& kind, const TaskSettings& settings, const TaskSource& source)
-      : LetterTask(kind, settings, source, kKeys) {}
+      : LetterTask(kind, settings, source, kKeys),
+        queries_(SettingReader(task_label(kind, settings), settings)
+                     .integer("queries", 0, 0, 1000000000)) {}
 
  private:
   void make(Draws& draws, int64_t count, std::string& given, std::string& asked,
@@ -106,7 +110,14 @@ class Recall : public LetterTask {
       asked += {static_cast<char>('a' + key), values[static_cast<size_t>(key)]};
       counts.insert(counts.end(), {false, true});
     }
+    for (int64_t i = count; i < queries_; ++i) {
+      const int64_t key = draws.one_of(keys);
+      asked += {static_cast<char>('a' + key), values[static_cast<size_t>(key)]};
+      counts.insert(counts.end(), {false, false});
+    }
   }
+
+  int64_t queries_;
 };
 
 }  // namespace

@@ -11,12 +11,10 @@
 namespace sidewinder {
 namespace {
 
-class KeyValue : public Task {
+class KeyValue : public TextTask {
  public:
   KeyValue(const TaskKind& kind, const TaskSettings& settings, const TaskSource& source)
-      : source_(source), label_(task_label(kind, settings)) {
-    SIDEWINDER_REQUIRE(source.tokenizer != nullptr, "{} is made of text and needs a tokenizer",
-                       label_);
+      : TextTask(kind, settings, source) {
     const SettingReader reader(label_, settings);
     pairs_ = reader.integer("pairs", 0, 0, 1000000);
     aware_ = reader.boolean("aware", false);
@@ -76,8 +74,6 @@ class KeyValue : public Task {
            "Corresponding value:";
   }
 
-  const TaskSource& source_;
-  std::string label_;
   int64_t pairs_ = 0;
   bool aware_ = false;
   std::string items_;

@@ -37,12 +37,9 @@ struct Needle {
   std::string sentence;
 };
 
-class NeedleTask : public Task {
+class NeedleTask : public TextTask {
  protected:
-  NeedleTask(const std::string& label, const TaskSource& source) : source_(source), label_(label) {
-    SIDEWINDER_REQUIRE(source.tokenizer != nullptr, "{} is made of text and needs a tokenizer",
-                       label_);
-  }
+  using TextTask::TextTask;
 
   Needle draw_needle(Draws& draws) const { return with_key(draws, draw_item(draws, keys_)); }
   Needle with_key(Draws& draws, const std::string& key) const {
@@ -115,8 +112,6 @@ class NeedleTask : public Task {
     return example;
   }
 
-  const TaskSource& source_;
-  std::string label_;
   std::string keys_ = "words";
   std::string values_ = "numbers";
 };
@@ -124,7 +119,7 @@ class NeedleTask : public Task {
 class NeedleInHaystack : public NeedleTask {
  public:
   NeedleInHaystack(const TaskKind& kind, const TaskSettings& settings, const TaskSource& source)
-      : NeedleTask(task_label(kind, settings), source) {
+      : NeedleTask(kind, settings, source) {
     const SettingReader reader(label_, settings);
     needles_ = reader.integer("needles", 1, 1, 1000);
     queries_ = reader.integer("queries", 1, 1, 1000);
@@ -226,7 +221,7 @@ constexpr RulerNeedles kRulerNeedles[] = {
 class RulerNeedle : public NeedleTask {
  public:
   RulerNeedle(const TaskKind& kind, const TaskSettings& settings, const TaskSource& source)
-      : NeedleTask(task_label(kind, settings), source),
+      : NeedleTask(kind, settings, source),
         variant_(
             *std::find_if(std::begin(kRulerNeedles), std::end(kRulerNeedles),
                           [&](const RulerNeedles& variant) { return kind.name == variant.name; })) {

@@ -11,12 +11,10 @@
 namespace sidewinder {
 namespace {
 
-class Passkey : public Task {
+class Passkey : public TextTask {
  public:
   Passkey(const TaskKind& kind, const TaskSettings& settings, const TaskSource& source)
-      : source_(source), label_(task_label(kind, settings)) {
-    SIDEWINDER_REQUIRE(source.tokenizer != nullptr, "{} is made of text and needs a tokenizer",
-                       label_);
+      : TextTask(kind, settings, source) {
     const SettingReader reader(label_, settings);
     most_ = reader.integer("most", 50000, 1, 1000000000000);
     instruction_ = reader.boolean("instruction", true);
@@ -67,8 +65,6 @@ class Passkey : public Task {
   }
 
  private:
-  const TaskSource& source_;
-  std::string label_;
   int64_t most_ = 0;
   bool instruction_ = true;
 };

@@ -162,4 +162,10 @@ std::string task_label(const TaskKind& kind, const TaskSettings& settings) {
   return label;
 }
 
+TextTask::TextTask(const TaskKind& kind, const TaskSettings& settings, const TaskSource& source)
+    : source_(source), label_(task_label(kind, settings)) {
+  SIDEWINDER_REQUIRE(source.tokenizer != nullptr, "{} is made of text and needs a tokenizer",
+                     label_);
+}
+
 }  // namespace sidewinder

@@ -72,6 +72,15 @@ class SettingReader {
 // "niah:needles=4", which names an example's draws: all that is set, in alphabetical order.
 std::string task_label(const TaskKind& kind, const TaskSettings& settings);
 
+// A task made of text: it needs a tokenizer.
+class TextTask : public Task {
+ protected:
+  TextTask(const TaskKind& kind, const TaskSettings& settings, const TaskSource& source);
+
+  const TaskSource& source_;
+  std::string label_;  // task_label
+};
+
 // One source file a family.
 std::unique_ptr<Task> make_passkey(const TaskKind&, const TaskSettings&, const TaskSource&);
 std::unique_ptr<Task> make_needle(const TaskKind&, const TaskSettings&, const TaskSource&);

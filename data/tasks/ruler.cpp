@@ -14,16 +14,14 @@
 namespace sidewinder {
 namespace {
 
-class RulerTask : public Task {
+class RulerTask : public TextTask {
  public:
   bool has_depth() const override { return false; }
 
  protected:
   RulerTask(const TaskKind& kind, const TaskSettings& settings, const TaskSource& source,
             int64_t answer_tokens)
-      : source_(source), label_(task_label(kind, settings)) {
-    SIDEWINDER_REQUIRE(source.tokenizer != nullptr, "{} is made of text and needs a tokenizer",
-                       label_);
+      : TextTask(kind, settings, source) {
     new_tokens_ =
         SettingReader(label_, settings).integer("answer_tokens", answer_tokens, 1, 100000);
   }
@@ -41,8 +39,6 @@ class RulerTask : public Task {
     return example;
   }
 
-  const TaskSource& source_;
-  std::string label_;
   int64_t new_tokens_ = 0;
 };
 

@@ -15,6 +15,10 @@ const std::map<std::string, std::string> kAnswerTokens = {
 const std::map<std::string, std::string> kLetterSettings = {
     {"most", "letters or pairs, at most; each example has 1 to this many (8)"},
     {"distance", "dots between what is given and what is asked (default: fills the length)"}};
+const std::map<std::string, std::string> kRecallSettings = {
+    *kLetterSettings.find("most"),
+    *kLetterSettings.find("distance"),
+    {"queries", "keys asked for, the first of each scored; 0: each once (0)"}};
 
 TaskKind ruler(const std::string& name, const std::string& summary, decltype(TaskKind::make) make,
                std::map<std::string, std::string> settings = {}) {
@@ -66,7 +70,7 @@ const std::vector<TaskKind>& task_kinds() {
        false,
        &make_mqar},
       {"copy", "letters, dots, and the same letters", kLetterSettings, false, &make_copy},
-      {"recall", "letters with digits, dots, and the letters again", kLetterSettings, false,
+      {"recall", "letters with digits, dots, and the letters again", kRecallSettings, false,
        &make_recall},
       ruler("niah_single_1", "word → number in noise", &make_ruler_needle),
       ruler("niah_single_2", "word → number in text", &make_ruler_needle),

@@ -6,7 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/base/error.h"
+#include "tests/support/huggingface_folder.h"
+#include "tests/support/message_of.h"
 
 namespace sidewinder {
 namespace {
@@ -30,14 +31,7 @@ RopeOptions read(const Json& config, int64_t context = kContext, bool allow = fa
 }
 
 std::string message_of(const Json& config, int64_t context = kContext) {
-  try {
-    read_all(config, context);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::user);
-    const std::string begin = "config.json: this model cannot be taken over:\n    ";
-    return std::string(error.what()).substr(begin.size());
-  }
-  return "(nothing thrown)";
+  return testing::refusal_of([&] { read_all(config, context); });
 }
 
 RopeOptions rope(double base, RopeScaling scaling = {}) {
@@ -266,13 +260,7 @@ TEST(Positions6, WhatCannotBeHonouredIsNamed) {
 
 std::string write_message(const RopeOptions& options) {
   Json config;
-  try {
-    write_rope_config(options, kContext, config);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::user);
-    return error.what();
-  }
-  return "(nothing thrown)";
+  return testing::message_of([&] { write_rope_config(options, kContext, config); });
 }
 
 TEST(Positions6, WhatCannotBeWrittenIsRefused) {

@@ -9,6 +9,7 @@
 #include "checkpoints/huggingface/mamba.h"
 #include "kernels/base/error.h"
 #include "tests/support/huggingface_folder.h"
+#include "tests/support/message_of.h"
 #include "tests/support/temporary_folder.h"
 
 namespace sidewinder {
@@ -49,13 +50,7 @@ std::vector<std::string> give(const std::string& folder, const std::map<std::str
 }
 
 std::string message_of(const std::string& folder, const TensorTable& table) {
-  try {
-    take_weights(WeightFiles(folder), table);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::user);
-    return error.what();
-  }
-  return "(nothing thrown)";
+  return testing::message_of([&] { take_weights(WeightFiles(folder), table); });
 }
 
 TEST(Transfer, PartsLieOneBelowTheOther) {

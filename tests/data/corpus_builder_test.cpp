@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <csignal>
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -19,6 +18,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/philox.h"
 #include "kernels/base/thread_pool.h"
+#include "tests/support/message_of.h"
 #include "tests/support/temporary_folder.h"
 
 namespace sidewinder {
@@ -26,18 +26,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using testing::message_of;
 using testing::TemporaryFolder;
-
-std::string error_of(const std::function<void()>& action, ExitCode code) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), code);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return {};
-}
 
 std::string words(uint64_t seed, int64_t count) {
   const std::vector<std::string> list = {"sea",   "ship", "whale", "captain", "night",
@@ -145,12 +135,11 @@ TEST(CorpusBuilder, SpecialIdsFollowThePolicy) {
   };
   EXPECT_EQ(first_document("none", ""), (std::vector<int32_t>{97, 98, 99}));
   EXPECT_EQ(first_document("1", "0"), (std::vector<int32_t>{1, 97, 98, 99, 0}));
-  EXPECT_THAT(error_of([&] { first_document("none", "model"); }, ExitCode::user),
+  EXPECT_THAT(message_of([&] { first_document("none", "model"); }),
               HasSubstr("--eos model: the tokenizer has no such id"));
-  EXPECT_THAT(error_of([&] { first_document("256", "none"); }, ExitCode::user),
+  EXPECT_THAT(message_of([&] { first_document("256", "none"); }),
               HasSubstr("--bos is \"256\"; it must be none, model, or an id below"));
-  EXPECT_THAT(error_of([&] { first_document("1x", "none"); }, ExitCode::user),
-              HasSubstr("--bos is \"1x\""));
+  EXPECT_THAT(message_of([&] { first_document("1x", "none"); }), HasSubstr("--bos is \"1x\""));
 }
 
 TEST(CorpusBuilder, AFinishedCorpusIsLeftAlone) {
@@ -164,11 +153,11 @@ TEST(CorpusBuilder, AFinishedCorpusIsLeftAlone) {
   EXPECT_EQ(again.index.train, first.index.train);
   EXPECT_EQ(contents(folder / "out"), before);
   options.hold_out = 0.5;
-  EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::user),
+  EXPECT_THAT(message_of([&] { build_corpus(options, ignore); }),
               HasSubstr("made from other texts or with other options"));
   options.hold_out = 0.2;
   write_file(folder / "text/new.txt", "one more");
-  EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::user),
+  EXPECT_THAT(message_of([&] { build_corpus(options, ignore); }),
               HasSubstr("made from other texts or with other options"));
   EXPECT_EQ(contents(folder / "out"), before);
 }
@@ -274,7 +263,7 @@ TEST(CorpusBuilder, NoticesTextsThatChangedWhileItWasInterrupted) {
   std::string text = read_file(folder / "text/sub/19.txt");
   text[0] = 'X';  // the same length
   write_file(folder / "text/sub/19.txt", text);
-  EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::user),
+  EXPECT_THAT(message_of([&] { build_corpus(options, ignore); }),
               HasSubstr("the texts have changed since this shard was made"));
 }
 
@@ -338,7 +327,7 @@ TEST(CorpusBuilder, TwoBuildsDoNotShareAFolder) {
   std::string message;
   build_corpus(options, [&](const CorpusBuildProgress&) {
     if (message.empty()) {
-      message = error_of([&] { build_corpus(options, ignore); }, ExitCode::user);
+      message = message_of([&] { build_corpus(options, ignore); });
     }
   });
   EXPECT_THAT(message, HasSubstr("another process is making a corpus in this folder"));
@@ -349,26 +338,26 @@ TEST(CorpusBuilder, BadInputLeavesNoCorpus) {
   write_file(folder / "text.txt", "bad \xff text");
   CorpusBuildOptions options = options_for(folder / "text.txt", folder / "out");
   options.tokenizer = "bytes";
-  EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::environment),
+  EXPECT_THAT(message_of([&] { build_corpus(options, ignore); }, ExitCode::environment),
               HasSubstr("text.txt: byte 4 (0xff) is not valid UTF-8"));
   EXPECT_FALSE(fs::exists(folder / "out/index.json"));
   write_file(folder / "text.txt", "");
   fs::remove_all(folder / "out");
-  EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::user),
+  EXPECT_THAT(message_of([&] { build_corpus(options, ignore); }),
               HasSubstr("hold no document for training (1 empty"));
   options.inputs = {folder / "none"};
-  EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::environment),
+  EXPECT_THAT(message_of([&] { build_corpus(options, ignore); }, ExitCode::environment),
               HasSubstr("no such file or folder"));
   write_texts(folder / "text");
   options.inputs = {folder / "text"};
   for (const char* output : {"text", "text/out", "text/sub/../out/deep"}) {
     options.output = folder / output;
-    EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::user),
+    EXPECT_THAT(message_of([&] { build_corpus(options, ignore); }),
                 HasSubstr("lies in the input folder"));
   }
   options.inputs = {folder / "text.txt"};
   options.output = folder / "text.txt/out";
-  EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::environment),
+  EXPECT_THAT(message_of([&] { build_corpus(options, ignore); }, ExitCode::environment),
               HasSubstr("cannot create the folder"));
 }
 
@@ -408,7 +397,7 @@ TEST(CorpusBuilder, ShortTextsAreJoinedWithinTheirPart) {
   }
   // An earlier corpus of these texts is another one.
   options.join_bytes = 600;
-  EXPECT_THAT(error_of([&] { build_corpus(options, ignore); }, ExitCode::user),
+  EXPECT_THAT(message_of([&] { build_corpus(options, ignore); }),
               HasSubstr("made from other texts or with other options"));
   EXPECT_EQ(joined.index.train.empty(), apart.index.train.empty());
 }

@@ -15,6 +15,7 @@
 #include "data/mixture.h"
 #include "kernels/base/digest.h"
 #include "kernels/base/error.h"
+#include "tests/support/message_of.h"
 #include "tests/support/small_corpus.h"
 #include "tests/support/temporary_folder.h"
 
@@ -22,6 +23,7 @@ namespace sidewinder {
 namespace {
 
 using testing::Documents;
+using testing::message_of;
 using testing::TemporaryFolder;
 
 DataOptions options_for(const std::vector<std::string>& folders) {
@@ -468,17 +470,6 @@ TEST(Loader, SeedAndNothingElseChangesTheOrder) {
   EXPECT_EQ(a.data_digest(), c.data_digest());
 }
 
-std::string message_of(const std::function<void()>& action, ExitCode code) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), code);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return {};
-}
-
 using ::testing::HasSubstr;
 
 TEST(Loader, RefusesACursorOfAnotherStream) {
@@ -491,18 +482,18 @@ TEST(Loader, RefusesACursorOfAnotherStream) {
   const auto open = [&](const DataOptions& with, uint64_t seed, const Cursor& from) {
     return [=] { Loader(with, seed, fixed(1, 8), {}, from); };
   };
-  EXPECT_THAT(message_of(open(options, 2, cursor), ExitCode::user),
+  EXPECT_THAT(message_of(open(options, 2, cursor)),
               HasSubstr("made with seed = 1, but here it is 2"));
   DataOptions other = options;
   other.packing_buffer = 7;
-  EXPECT_THAT(message_of(open(other, 1, cursor), ExitCode::user), HasSubstr("packing_buffer = 5"));
+  EXPECT_THAT(message_of(open(other, 1, cursor)), HasSubstr("packing_buffer = 5"));
   other = options;
   other.long_documents = LongDocuments::drop;
-  EXPECT_THAT(message_of(open(other, 1, cursor), ExitCode::user), HasSubstr("long_documents"));
+  EXPECT_THAT(message_of(open(other, 1, cursor)), HasSubstr("long_documents"));
   const TemporaryFolder second;
   testing::write_corpus(second.path(), distinct_documents({5, 6, 8}), kWide);
   other = options_for({second.path()});
-  EXPECT_THAT(message_of(open(other, 1, cursor), ExitCode::user), HasSubstr("data_digest"));
+  EXPECT_THAT(message_of(open(other, 1, cursor)), HasSubstr("data_digest"));
   EXPECT_THAT(message_of(open(options, 1, Cursor{"{\"version\":1}"}), ExitCode::environment),
               HasSubstr("the data cursor cannot be read"));
   EXPECT_THAT(message_of(open(options, 1, Cursor{"not json"}), ExitCode::environment),
@@ -527,19 +518,19 @@ TEST(Loader, RefusesWrongOptions) {
   const auto open = [](const DataOptions& options) {
     return [=] { Loader(options, 1, fixed(1, 8)).next(); };
   };
-  EXPECT_THAT(message_of(open(DataOptions{}), ExitCode::user), HasSubstr("no training data"));
+  EXPECT_THAT(message_of(open(DataOptions{})), HasSubstr("no training data"));
   DataOptions options = options_for({folder.path()});
   options.train[0].weight = 0;
-  EXPECT_THAT(message_of(open(options), ExitCode::user), HasSubstr("weights must be above 0"));
+  EXPECT_THAT(message_of(open(options)), HasSubstr("weights must be above 0"));
   options = options_for({folder / "nowhere"});
   EXPECT_THAT(message_of(open(options), ExitCode::environment), HasSubstr("no such folder"));
   options = options_for({folder.path()});
   options.long_documents = LongDocuments::drop;
   const auto too_short = [=] { Loader(options, 1, fixed(1, 3)).next(); };
-  EXPECT_THAT(message_of(too_short, ExitCode::user),
+  EXPECT_THAT(message_of(too_short),
               HasSubstr("no document of the training data fits in a row of 3 tokens"));
   const auto no_rows = [=] { Loader(options, 1, fixed(0, 3)).next(); };
-  EXPECT_THAT(message_of(no_rows, ExitCode::user), HasSubstr("a batch of 0 rows"));
+  EXPECT_THAT(message_of(no_rows), HasSubstr("a batch of 0 rows"));
 }
 
 TEST(DocumentRows, GivesEveryPredictionOnceAndEnds) {

@@ -15,6 +15,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/hdf5_file.h"
 #include "kernels/base/philox.h"
+#include "tests/support/message_of.h"
 #include "tests/support/small_corpus.h"
 #include "tests/support/temporary_folder.h"
 
@@ -26,14 +27,7 @@ using ::testing::HasSubstr;
 using testing::TemporaryFolder;
 
 std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::environment);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return {};
+  return testing::message_of(action, ExitCode::environment);
 }
 
 std::vector<int32_t> document_of(ShardReader& shard, int64_t document) {

@@ -20,6 +20,7 @@
 #include "data/tasks/task.h"
 #include "kernels/base/error.h"
 #include "kernels/base/philox.h"
+#include "tests/support/message_of.h"
 #include "tests/support/temporary_folder.h"
 
 namespace sidewinder {
@@ -27,6 +28,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::message_of;
 using testing::TemporaryFolder;
 
 // English-like sentences of the tasks' own words, with characters of two and three bytes.
@@ -85,17 +87,6 @@ const TaskKind& kind_of(const std::string& name) {
 std::unique_ptr<Task> make(const std::string& name, const TaskSource& source,
                            const TaskSettings& settings = {}) {
   return make_task(kind_of(name), settings, source);
-}
-
-template <typename Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::user);
-    return error.what();
-  }
-  return "no error";
 }
 
 // Answers by looking for the words around what is asked: the oracle of needle-like tasks.
@@ -518,6 +509,26 @@ TEST(Tasks, CopyAndRecallAskForSingleLetters) {
   const TaskExample fixed =
       make("copy", source, {{"most", "1"}, {"distance", "6"}})->example(100, 0, 0);
   EXPECT_EQ(fixed.prompt.substr(1), "|......|");
+}
+
+TEST(Tasks, RecallScoresTheFirstQueryOfEachKey) {
+  TaskSource source;
+  source.tokenizer = &bytes();
+  const auto task = make("recall", source, {{"most", "3"}, {"distance", "5"}, {"queries", "9"}});
+  for (int64_t sample = 0; sample < 20; ++sample) {
+    const TaskExample example = task->example(60, 0, sample);
+    const size_t pairs = example.prompt.find('|') / 2;
+    ASSERT_EQ(example.answer.size(), 18U);
+    std::set<char> asked;
+    for (size_t i = 0; i < example.answer.size(); i += 2) {
+      const char key = example.answer[i];
+      EXPECT_EQ(example.answer[i + 1], example.prompt[example.prompt.find(key) + 1]);
+      const size_t value = example.prompt.size() + i + 1;
+      EXPECT_EQ(example.targets[value - 1], i / 2 < pairs ? example.tokens[value] : -1);
+      EXPECT_EQ(asked.insert(key).second, i / 2 < pairs);
+    }
+    EXPECT_EQ(example.answers.size(), pairs);
+  }
 }
 
 TEST(Tasks, TheHaystackIsCutAndRepeatedAtCharacters) {

@@ -13,6 +13,7 @@
 
 #include "data/files.h"
 #include "kernels/base/error.h"
+#include "tests/support/message_of.h"
 #include "tests/support/temporary_folder.h"
 
 namespace sidewinder {
@@ -23,14 +24,7 @@ using ::testing::HasSubstr;
 using testing::TemporaryFolder;
 
 std::string error_of(const std::function<void()>& action, ExitCode code = ExitCode::environment) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), code);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return {};
+  return testing::message_of(action, code);
 }
 
 std::string gzip(const std::string& text) {

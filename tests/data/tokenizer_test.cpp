@@ -14,6 +14,7 @@
 #include "data/sentencepiece_model.h"
 #include "kernels/base/error.h"
 #include "kernels/base/philox.h"
+#include "tests/support/message_of.h"
 #include "tests/support/sentencepiece.h"
 #include "tests/support/temporary_folder.h"
 
@@ -189,14 +190,7 @@ TEST(Tokenizer, PiecesOverSpacesForbidCutsThere) {
 }
 
 std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::environment);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return {};
+  return testing::message_of(action, ExitCode::environment);
 }
 
 TEST(Tokenizer, RefusesWhatIsNotAModel) {

@@ -3,36 +3,22 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <functional>
 #include <string>
 #include <vector>
 
-#include "kernels/base/error.h"
-#include "kernels/cpu/isa.h"
 #include "kernels/reference/matmul.h"
+#include "tests/support/message_of.h"
 #include "tests/support/random.h"
+#include "tests/support/variants.h"
 
 namespace sidewinder {
 namespace {
 
+using testing::for_each_isa;
+using testing::message_of;
 using testing::random_normal;
 using testing::relative_error;
 using testing::same_bits;
-
-constexpr Isa kLevels[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
-
-// Runs `check` once per instruction-set level of this CPU.
-template <typename Check>
-void at_every_level(const Check& check) {
-  const Isa before = active_isa();
-  for (const Isa isa : kLevels) {
-    if (isa > best_isa()) continue;
-    force_isa(isa);
-    SCOPED_TRACE(std::string(name_of(isa)));
-    check();
-  }
-  force_isa(before);
-}
 
 // A view with a wider row stride, as columns of a larger matrix are.
 Tensor strided(const Tensor& dense) {
@@ -84,52 +70,52 @@ std::string name_of_case(const Case& c, Dtype compute, Dtype operand, Dtype resu
 
 // Rounding of stored operands is not the kernel's error, so x and w are exact in their types.
 TEST(Matmul, ForwardIsAsExactAsPlainLoops) {
-  at_every_level([] {
-    for (const Case& c : kCases) {
-      for (const Dtype compute : kComputes) {
-        for (const Dtype operand : kStored) {
-          for (const Dtype result : kStored) {
-            SCOPED_TRACE(name_of_case(c, compute, operand, result));
-            const Tensor x = strided(random_normal({c.tokens, c.in}, operand, 1));
-            const Tensor w = random_normal({c.out, c.in}, Dtype::f32, 2);
+  for (const Case& c : kCases) {
+    for (const Dtype compute : kComputes) {
+      for (const Dtype operand : kStored) {
+        const Tensor x = strided(random_normal({c.tokens, c.in}, operand, 1));
+        const Tensor w = random_normal({c.out, c.in}, Dtype::f32, 2);
+        const Tensor exact = exact_product(x, w);
+        const Tensor plain = plain_product(x, w, compute, Dtype::f32);
+        for (const Dtype result : kStored) {
+          SCOPED_TRACE(name_of_case(c, compute, operand, result));
+          const double limit = 2 * relative_error(plain.to(result), exact) + 1e-7;
+          for_each_isa([&] {
             const PackedWeight packed = ops::pack_weight(w, WeightUse::forward, compute);
             const Tensor y = ops::linear(x, packed, result);
             EXPECT_EQ(y.dtype(), result);
-            const Tensor exact = exact_product(x, w);
-            const double plain = relative_error(plain_product(x, w, compute, result), exact);
-            EXPECT_LE(relative_error(y, exact), 2 * plain + 1e-7);
-          }
+            EXPECT_LE(relative_error(y, exact), limit);
+          });
         }
       }
     }
-  });
+  }
 }
 
 TEST(Matmul, BackwardMultipliesByTheWeightItself) {
-  at_every_level([] {
-    for (const Case& c : kCases) {
-      for (const Dtype compute : kComputes) {
-        for (const Dtype stored : kStored) {
-          SCOPED_TRACE(name_of_case(c, compute, stored, Dtype::f32));
-          const Tensor dy = strided(random_normal({c.tokens, c.in}, Dtype::bf16, 3));
-          const Tensor w = strided(random_normal({c.in, c.out}, stored, 4));
+  for (const Case& c : kCases) {
+    for (const Dtype compute : kComputes) {
+      for (const Dtype stored : kStored) {
+        SCOPED_TRACE(name_of_case(c, compute, stored, Dtype::f32));
+        const Tensor dy = strided(random_normal({c.tokens, c.in}, Dtype::bf16, 3));
+        const Tensor w = strided(random_normal({c.in, c.out}, stored, 4));
+        const Tensor transposed = reference::transpose(w.to(Dtype::f64));
+        const Tensor exact = exact_product(dy, transposed);
+        const double plain =
+            relative_error(plain_product(dy, transposed, compute, Dtype::f32), exact);
+        for_each_isa([&] {
           const PackedWeight packed = ops::pack_weight(w, WeightUse::backward, compute);
           ASSERT_EQ(packed.in, c.in);
           ASSERT_EQ(packed.out, c.out);
-          const Tensor dx = ops::linear(dy, packed, Dtype::f32);
-          const Tensor transposed = reference::transpose(w.to(Dtype::f64));
-          const Tensor exact = exact_product(dy, transposed);
-          const double plain =
-              relative_error(plain_product(dy, transposed, compute, Dtype::f32), exact);
-          EXPECT_LE(relative_error(dx, exact), 2 * plain + 1e-7);
-        }
+          EXPECT_LE(relative_error(ops::linear(dy, packed, Dtype::f32), exact), 2 * plain + 1e-7);
+        });
       }
     }
-  });
+  }
 }
 
 TEST(Matmul, BiasResidualAndAccumulationAreAddedBeforeRounding) {
-  at_every_level([] {
+  for_each_isa([] {
     for (const Case& c : kCases) {
       for (const Dtype result : kStored) {
         SCOPED_TRACE(name_of_case(c, Dtype::f32, Dtype::f32, result));
@@ -161,32 +147,31 @@ TEST(Matmul, BiasResidualAndAccumulationAreAddedBeforeRounding) {
 }
 
 TEST(Matmul, WeightGradientIsAsExactAsPlainLoops) {
-  at_every_level([] {
-    for (const Case& c : kCases) {
-      for (const Dtype compute : kComputes) {
-        for (const Dtype stored : kStored) {
-          // `in` is the contraction here: tokens.
-          SCOPED_TRACE(name_of_case(c, compute, stored, Dtype::f32));
-          const Tensor dy = strided(random_normal({c.in, c.tokens}, stored, 9));
-          const Tensor x = strided(random_normal({c.in, c.out}, Dtype::bf16, 10));
-          Tensor dweight = random_normal({c.tokens, c.out}, Dtype::f32, 11);
-          const Tensor before = dweight.to(Dtype::f64);
-          const Tensor dy_rows = reference::transpose(dy.to(Dtype::f64));
-          const Tensor x_rows = reference::transpose(x.to(Dtype::f64));
-          const Tensor exact = exact_product(dy_rows, x_rows);
-          const double plain =
-              relative_error(plain_product(dy_rows, x_rows, compute, Dtype::f32), exact);
-
+  for (const Case& c : kCases) {
+    for (const Dtype compute : kComputes) {
+      for (const Dtype stored : kStored) {
+        // `in` is the contraction here: tokens.
+        SCOPED_TRACE(name_of_case(c, compute, stored, Dtype::f32));
+        const Tensor dy = strided(random_normal({c.in, c.tokens}, stored, 9));
+        const Tensor x = strided(random_normal({c.in, c.out}, Dtype::bf16, 10));
+        const Tensor before = random_normal({c.tokens, c.out}, Dtype::f32, 11);
+        const Tensor dy_rows = reference::transpose(dy.to(Dtype::f64));
+        const Tensor x_rows = reference::transpose(x.to(Dtype::f64));
+        const Tensor exact = exact_product(dy_rows, x_rows);
+        const double plain =
+            relative_error(plain_product(dy_rows, x_rows, compute, Dtype::f32), exact);
+        Tensor sum = before.to(Dtype::f64);
+        reference::weight_gradient(sum, dy.to(Dtype::f64), x.to(Dtype::f64), true);
+        for_each_isa([&] {
+          Tensor dweight = before.clone();
           ops::weight_gradient(dweight, dy, x, compute, true);
-          Tensor sum = before.clone();
-          reference::weight_gradient(sum, dy.to(Dtype::f64), x.to(Dtype::f64), true);
           EXPECT_LE(relative_error(dweight, sum), 2 * plain + 2e-7);
           ops::weight_gradient(dweight, dy, x, compute, false);
           EXPECT_LE(relative_error(dweight, exact), 2 * plain + 1e-7);
-        }
+        });
       }
     }
-  });
+  }
 }
 
 // More rows and columns than one work item takes, and narrow products of many rows.
@@ -219,7 +204,7 @@ TEST(Matmul, BitsOfARowDoNotDependOnTheOtherRows) {
   for (const int64_t in : {48, 2500}) {
     const Tensor x = random_normal({kRows, in}, Dtype::bf16, 15);
     const Tensor w = random_normal({75, in}, Dtype::f32, 16);
-    at_every_level([&] {
+    for_each_isa([&] {
       for (const Dtype compute : kComputes) {
         for (const Dtype result : kStored) {
           const PackedWeight packed = ops::pack_weight(w, WeightUse::forward, compute);
@@ -271,16 +256,6 @@ TEST(Matmul, NoTokensGiveNothing) {
   Tensor dweight = random_normal({3, 7}, Dtype::f32, 20);
   ops::weight_gradient(dweight, Tensor::empty({0, 3}, Dtype::f32), x, Dtype::f32, false);
   for (const double value : dweight.values()) EXPECT_EQ(value, 0);
-}
-
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::user);
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(Matmul, WrongShapesAndTypesAreNamed) {

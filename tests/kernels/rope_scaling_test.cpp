@@ -13,6 +13,7 @@
 #include "kernels/math/alibi.h"
 #include "kernels/math/attention_pattern.h"
 #include "kernels/ops/rope.h"
+#include "tests/support/message_of.h"
 #include "tests/support/random.h"
 
 namespace sidewinder {
@@ -456,13 +457,7 @@ TEST(Positions8, ScalingMattersOnlyBeyondTheOriginalContext) {
 }
 
 std::string message_of(const RopeOptions& options) {
-  try {
-    rope_frequencies(options, 100);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::user);
-    return error.what();
-  }
-  return "no error";
+  return testing::message_of([&] { rope_frequencies(options, 100); });
 }
 
 TEST(RopeScaling, RefusesWhatCannotBeMeant) {

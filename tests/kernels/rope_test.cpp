@@ -9,11 +9,14 @@
 
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa.h"
+#include "tests/support/message_of.h"
 #include "tests/support/random.h"
+#include "tests/support/variants.h"
 
 namespace sidewinder {
 namespace {
 
+using testing::message_of;
 using testing::random_normal;
 using testing::relative_error;
 using testing::same_bits;
@@ -56,37 +59,16 @@ Tensor direct(const Tensor& x, const Tensor& position, const RopeOptions& option
   return y;
 }
 
-struct Path {
-  Isa isa;
-  Dtype dtype;
-};
+class RopePath : public testing::PathTest {};
 
-class RopePath : public ::testing::TestWithParam<Path> {
- protected:
-  void SetUp() override {
-    previous_ = active_isa();
-    force_isa(GetParam().isa);
-  }
-  void TearDown() override { force_isa(previous_); }
-
- private:
-  Isa previous_ = Isa::generic;
-};
-
-std::vector<Path> all_paths() {
-  std::vector<Path> paths;
-  for (const Isa isa : {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16}) {
-    if (isa > best_isa()) continue;
-    paths.push_back({isa, Dtype::f32});
-    paths.push_back({isa, Dtype::bf16});
-  }
+std::vector<testing::Path> paths_and_f64() {
+  std::vector<testing::Path> paths = testing::all_paths();
   paths.push_back({best_isa(), Dtype::f64});
   return paths;
 }
 
-INSTANTIATE_TEST_SUITE_P(Levels, RopePath, ::testing::ValuesIn(all_paths()), [](const auto& path) {
-  return std::string(name_of(path.param.isa)) + "_" + std::string(name_of(path.param.dtype));
-});
+INSTANTIATE_TEST_SUITE_P(Levels, RopePath, ::testing::ValuesIn(paths_and_f64()),
+                         testing::path_name);
 
 double limit_of(Dtype dtype) {
   switch (dtype) {
@@ -182,16 +164,6 @@ TEST(Rope, BitsDoNotDependOnTheNumberOfThreads) {
   ThreadPool::global().resize(3);
   EXPECT_TRUE(same_bits(ops::rope(x, positions_from(0, 900), table), one));
   ThreadPool::global().resize(before);
-}
-
-template <typename Function>
-std::string message_of(const Function& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(Rope, RefusesInputsThatDoNotFit) {

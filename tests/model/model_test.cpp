@@ -9,12 +9,14 @@
 
 #include "kernels/base/thread_pool.h"
 #include "kernels/tensor/allocator.h"
+#include "tests/support/message_of.h"
 #include "tests/support/models.h"
 #include "tests/support/random.h"
 
 namespace sidewinder {
 namespace {
 
+using testing::message_of;
 using testing::random_tokens;
 
 TEST(HybridModel, TwentyMillionRecipeHasTheParametersOfItsFormula) {
@@ -412,16 +414,6 @@ TEST(HybridModel, ContextOfALetterCanChangeBetweenSteps) {
   EXPECT_EQ(model.training_flops(layout, 60), expected.training_flops(layout, 60));
   model.set_block_context('w', old);
   EXPECT_EQ(testing::packed_loss(model, Dtype::f64, documents).loss, before);
-}
-
-std::string message_of(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::user);
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(HybridModel, ContextOfALetterIsChecked) {

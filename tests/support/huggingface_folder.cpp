@@ -1,11 +1,13 @@
 #include "tests/support/huggingface_folder.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
 #include "checkpoints/huggingface/folder.h"
 #include "checkpoints/huggingface/llama.h"
 #include "checkpoints/huggingface/mamba.h"
+#include "tests/support/message_of.h"
 #include "tests/support/random.h"
 
 namespace sidewinder::testing {
@@ -100,6 +102,21 @@ void write_huggingface_folder(const std::string& folder, const Json& config,
                                 ? mamba_tensors(read_mamba_config(config, "test"))
                                 : llama_tensors(read_llama_config(config, "test"));
   write_huggingface_folder(folder, config, table, type);
+}
+
+PartShapes part_shapes(const TensorTable& table) {
+  PartShapes shapes;
+  for (const TensorRule& rule : table.rules) {
+    for (const TensorPart& part : rule.parts) shapes[part.name] = part.shape;
+  }
+  return shapes;
+}
+
+std::string refusal_of(const std::function<void()>& call) {
+  const std::string begin = "config.json: this model cannot be taken over:\n    ";
+  const std::string text = message_of(call);
+  EXPECT_EQ(text.substr(0, begin.size()), begin);
+  return text.substr(std::min(begin.size(), text.size()));
 }
 
 std::map<std::string, std::string> tensor_bytes(const std::string& folder) {

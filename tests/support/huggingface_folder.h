@@ -3,8 +3,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "checkpoints/huggingface/tensor_table.h"
 
@@ -22,6 +25,13 @@ void write_huggingface_folder(const std::string& folder, const nlohmann::ordered
 // The same by the config's model_type.
 void write_huggingface_folder(const std::string& folder, const nlohmann::ordered_json& config,
                               const std::string& type = "F32");
+
+// Name → shape, of all tensors of the files of a table.
+using PartShapes = std::map<std::string, std::vector<int64_t>>;
+PartShapes part_shapes(const TensorTable& table);
+
+// What a call says that refuses config.json, without the line that says so.
+std::string refusal_of(const std::function<void()>& call);
 
 // Name → type, shape and bytes, of all safetensors files of a folder.
 std::map<std::string, std::string> tensor_bytes(const std::string& folder);

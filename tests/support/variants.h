@@ -5,9 +5,11 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/tensor/dtype.h"
 
 namespace sidewinder::testing {
 
@@ -21,6 +23,39 @@ inline void for_each_isa(const std::function<void()>& body) {
   }
   force_isa(before);
 }
+
+// A level and the storage type of a test of its own, where one body for all would be too long.
+struct Path {
+  Isa isa;
+  Dtype dtype;
+};
+
+// Every level of this machine with f32 and bf16.
+inline std::vector<Path> all_paths() {
+  std::vector<Path> paths;
+  for (const Isa isa : {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16}) {
+    if (isa > best_isa()) continue;
+    paths.push_back({isa, Dtype::f32});
+    paths.push_back({isa, Dtype::bf16});
+  }
+  return paths;
+}
+
+inline std::string path_name(const ::testing::TestParamInfo<Path>& path) {
+  return std::string(name_of(path.param.isa)) + "_" + std::string(name_of(path.param.dtype));
+}
+
+class PathTest : public ::testing::TestWithParam<Path> {
+ protected:
+  void SetUp() override {
+    previous_ = active_isa();
+    force_isa(GetParam().isa);
+  }
+  void TearDown() override { force_isa(previous_); }
+
+ private:
+  Isa previous_ = Isa::generic;
+};
 
 // Calls body(n) with a pool of n = 1, 2, 3, 5 threads.
 inline void for_each_pool_size(const std::function<void(int)>& body) {

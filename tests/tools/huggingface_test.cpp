@@ -6,10 +6,9 @@
 
 #include <filesystem>
 #include <fstream>
-#include <functional>
 
-#include "kernels/base/error.h"
 #include "tests/support/huggingface_folder.h"
+#include "tests/support/message_of.h"
 #include "tests/support/program.h"
 #include "tests/support/temporary_folder.h"
 #include "tools/assemble.h"
@@ -19,20 +18,11 @@ namespace {
 
 using ::testing::HasSubstr;
 using Json = nlohmann::ordered_json;
+using testing::message_of;
 using testing::TemporaryFolder;
 using testing::tiny_llama_config;
 using testing::tiny_mamba_config;
 using testing::write_huggingface_folder;
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::user);
-    return error.what();
-  }
-  return "(nothing thrown)";
-}
 
 Recipe recipe_in(const CheckpointContent& content) {
   return parse_recipe(Json::parse(content.state)["recipe"].get<std::string>(), "stored");

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/message_of.h"
 #include "tests/support/program.h"
 #include "tests/support/temporary_folder.h"
 
@@ -76,12 +77,7 @@ TEST(ShowPattern, RefusesWhatDoesNotFit) {
     ShowPatternCommand command;
     command.name = name;
     if (!key.empty()) command.values[key] = value;
-    try {
-      show_pattern(command);
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string("no error");
+    return testing::message_of([&] { show_pattern(command); });
   };
   EXPECT_EQ(message("sliding", "", 0),
             "pattern \"sliding\" is unknown; use one of full, window, dilated, strided, "

@@ -3,26 +3,17 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "kernels/base/error.h"
+#include "tests/support/message_of.h"
 
 namespace sidewinder {
 namespace {
+
+using testing::message_of;
 
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
-
-template <typename Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.exit_code(), ExitCode::user);
-    return error.what();
-  }
-  return "no error";
-}
 
 TEST(TaskSpec, NamesAndSettings) {
   const TaskSpec spec = parse_task("niah:needles=4:queries=2");

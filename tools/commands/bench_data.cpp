@@ -212,6 +212,13 @@ void add_tokenizing(const BenchDataOptions& options, std::vector<DataBenchmark>&
                     fmt::format("tokenizing is wrong for \"{}\"; please report it", line));
       }
     }
+    // One pass by a tokenizer that has seen no text yet: it remembers words.
+    const auto by_us = [=] {
+      const Tokenizer fresh(tokenizer->model(), named.name);
+      const Clock::time_point begin = Clock::now();
+      fresh.encode(*text);
+      return bytes / seconds_since(begin);
+    };
     const auto by_lines = [=] {
       for (const std::string& line : *lines) tokenizer->encode_by_library(line);
       return bytes;
@@ -227,13 +234,7 @@ void add_tokenizing(const BenchDataOptions& options, std::vector<DataBenchmark>&
                           .unit = "MB/s",
                           .scale = 1e6,
                           .bar = 0.95,
-                          .ours =
-                              [=] {
-                                return rate_of([&] {
-                                  tokenizer->encode(*text);
-                                  return bytes;
-                                });
-                              },
+                          .ours = by_us,
                           .other = [=] { return std::max(rate_of(by_lines), rate_of(by_parts)); },
                           .other_name = "SentencePiece library"});
   }
