@@ -27,6 +27,11 @@ struct Batch {
       document_starts;  // ascending token indices; padding is a document of its own
   std::vector<int32_t> first_positions;  // position of each document's first token (0 unless a
                                          // continued piece keeps its positions)
+  // [rows] 1: the row's first document goes on from the same row of the batch before, whose state it
+  // takes over; empty: none does.
+  std::vector<uint8_t> carried;
+  // [rows] 1: the row's last document goes on in the next batch.
+  std::vector<uint8_t> goes_on;
   int64_t num_targets = 0;
   int64_t num_padding = 0;  // row slots that hold no document
 };

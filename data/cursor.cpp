@@ -15,6 +15,7 @@ std::string name_of(LongDocuments policy) {
   switch (policy) {
     case LongDocuments::continue_reset: return "continue_reset";
     case LongDocuments::continue_positions: return "continue_positions";
+    case LongDocuments::continue_state: return "continue_state";
     case LongDocuments::truncate: return "truncate";
     case LongDocuments::drop: return "drop";
     case LongDocuments::defer: break;
@@ -35,7 +36,8 @@ json to_json(const DataCounts& counts) {
           {"drawn_tokens", counts.drawn_tokens},
           {"trained_tokens", counts.trained_tokens},
           {"dropped_tokens", counts.dropped_tokens},
-          {"padding", counts.padding}};
+          {"padding", counts.padding},
+          {"cut_documents", counts.cut_documents}};
 }
 
 json to_json(const std::vector<DocumentPiece>& pieces) {
@@ -67,6 +69,8 @@ std::string to_json(const StreamPlace& place, const StreamIdentity& identity) {
   for (const MixturePlace& entry : place.mixture) {
     mixture.push_back({entry.epoch, entry.position, entry.slots});
   }
+  json lanes = json::array();
+  for (const PackedRow& left : place.lanes) lanes.push_back(to_json(left));
   const json value = {{"version", kVersion},
                       {"stream", to_json(identity)},
                       {"plan", place.plan},
@@ -76,7 +80,9 @@ std::string to_json(const StreamPlace& place, const StreamIdentity& identity) {
                       {"deferred", to_json(*place.deferred)},
                       {"counts", to_json(place.counts)},
                       {"row_length", place.row_length},
-                      {"rows_taken", place.rows_taken}};
+                      {"rows_taken", place.rows_taken},
+                      {"lanes", lanes},
+                      {"lane", place.lane}};
   return value.dump();
 }
 
@@ -117,6 +123,12 @@ StreamPlace place_from_json(const std::string& text, const StreamIdentity& ident
     place.counts.drawn_tokens = counts.value("drawn_tokens", drawn);
     value.at("row_length").get_to(place.row_length);
     value.at("rows_taken").get_to(place.rows_taken);
+    // Cursors from before there were lanes have none of these.
+    for (const json& left : value.value("lanes", json::array())) {
+      place.lanes.push_back(pieces_of(left));
+    }
+    place.lane = value.value("lane", int64_t{0});
+    place.counts.cut_documents = counts.value("cut_documents", int64_t{0});
   } catch (const json::exception& problem) {
     fail_environment(
         "the data cursor cannot be read: {}; the checkpoint is damaged or of another "

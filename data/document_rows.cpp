@@ -88,6 +88,8 @@ Batch DocumentRows::next(int64_t rows, int64_t row_length) {
     fill_row(state_->corpora, state_->planned[state_->next_planned++], fill, filled, batch);
   }
   batch.rows = filled;
+  batch.carried.resize(static_cast<size_t>(filled));
+  batch.goes_on.resize(static_cast<size_t>(filled));
   batch.tokens.resize(static_cast<size_t>(filled * row_length));
   batch.targets.resize(static_cast<size_t>(filled * row_length));
   return batch;

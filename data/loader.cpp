@@ -108,9 +108,12 @@ struct Loader::State {
     const RowFill fill = {
         .last_has_slot = last_token_has_slot(options),
         .mask_joints = options.mask_joints,
-        .keep_positions = options.long_documents == LongDocuments::continue_positions};
+        .keep_positions = options.long_documents == LongDocuments::continue_positions ||
+                          options.long_documents == LongDocuments::continue_state};
     for (int64_t row = 0; row < wanted.rows; ++row) {
-      fill_row(corpora, stream.next(wanted.row_length), fill, row, made.batch);
+      fill_row(corpora, stream.next(wanted.row_length, row, wanted.rows), fill, row, made.batch);
+      made.batch.carried[static_cast<size_t>(row)] = stream.carried() ? 1 : 0;
+      made.batch.goes_on[static_cast<size_t>(row)] = stream.goes_on() ? 1 : 0;
     }
     ++progress.step;
     progress.row_slots += wanted.rows * wanted.row_length;

@@ -17,6 +17,7 @@ struct CorpusOptions {
 enum class LongDocuments : uint8_t {
   continue_reset,      // pieces go into other rows; positions and states start anew at each
   continue_positions,  // the same, but positions go on (states start anew)
+  continue_state,      // pieces follow each other in one lane; positions and states go on
   truncate,            // the first row's worth is kept
   drop,                // documents longer than a row are left out
   defer,               // they wait until rows can hold them; in the longest rows as continue_reset

@@ -7,6 +7,10 @@
 // [first, first + slots) reads tokens first … first + slots, so neighbouring pieces share one token
 // and every (input, target) pair of the document occurs exactly once.
 
+//
+// Pieces may instead be left whole: a row that begins with one of more slots than a row has stands
+// for several rows that follow each other, all but the last of them full.
+
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -30,5 +34,10 @@ using PackedRow = std::vector<DocumentPiece>;  // in the order in which they sta
 // (equal ones: as given, then by `first`) into the row with the least room that still holds them
 // (equal ones: the oldest row). Pieces without slots are left out.
 std::vector<PackedRow> pack_best_fit(std::span<const DocumentPiece> pieces, int64_t row_length);
+
+// The same without cutting: a piece longer than a row begins rows of its own, the last of which
+// others may share. So does each of `begun`, whatever its length; their rows come first.
+std::vector<PackedRow> pack_whole(std::span<const DocumentPiece> pieces, int64_t row_length,
+                                  std::span<const DocumentPiece> begun = {});
 
 }  // namespace sidewinder

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <tuple>
+#include <utility>
 
 #include "kernels/base/check.h"
 #include "kernels/base/philox.h"
@@ -35,6 +36,14 @@ std::vector<DocumentPiece> joined(std::vector<DocumentPiece> pieces) {
     }
   }
   return result;
+}
+
+int64_t slots_in(const std::vector<PackedRow>& rows) {
+  int64_t slots = 0;
+  for (const PackedRow& row : rows) {
+    for (const DocumentPiece& piece : row) slots += piece.slots;
+  }
+  return slots;
 }
 
 }  // namespace
@@ -77,6 +86,12 @@ void RowStream::check(const StreamPlace& place) const {
            entry.slots >= 0 && place.begun[i] >= 0;
   }
   const auto is_good = [&](const DocumentPiece& piece) { return is_sound(piece); };
+  good = good && place.lane >= 0 && place.lane <= static_cast<int64_t>(place.lanes.size()) &&
+         (!place.lanes.empty() || place.row_length == 0 ||
+          options_.long_documents != LongDocuments::continue_state);
+  for (const PackedRow& left : place.lanes) {
+    good = good && std::all_of(left.begin(), left.end(), is_good);
+  }
   good = good && std::all_of(place.carry.begin(), place.carry.end(), is_good) &&
          std::all_of(place.deferred->begin(), place.deferred->end(), is_good);
   if (!good) {
@@ -93,20 +108,25 @@ void RowStream::go_to(const StreamPlace& place) {
   begun_ = place.begun;
   deferred_ = *place.deferred;
   mixture_.go_to(place.mixture);
+  lanes_ = place.lanes;
   rows_.clear();
-  planned_slots_ = 0;
+  next_row_ = 0;
+  planned_slots_ = slots_in(lanes_);
   waiting_slots_ = 0;
   for (const DocumentPiece& piece : place.carry) planned_slots_ += piece.slots;
   for (const DocumentPiece& piece : deferred_) waiting_slots_ += piece.slots;
   if (place.row_length == 0) return;
   const int64_t taken = place.rows_taken;
   make_plan(place.row_length);
-  if (taken > static_cast<int64_t>(rows_.size())) {
+  const auto lanes = static_cast<int64_t>(lanes_.size());
+  for (int64_t i = 0; i < taken; ++i) {
+    next(place.row_length, lanes == 0 ? 0 : (place.lane + i) % lanes, lanes);
+    if (start_.plan == place.plan) continue;
     fail_environment(
-        "the data cursor says that {} rows of a plan of {} were taken; the checkpoint is damaged",
-        taken, rows_.size());
+        "the data cursor says that {} rows were taken of a plan that has {}; the checkpoint is "
+        "damaged",
+        taken, i);
   }
-  for (int64_t i = 0; i < taken; ++i) next(place.row_length);
 }
 
 bool RowStream::must_wait(const DocumentPiece& piece, int64_t row_length) const {
@@ -135,7 +155,7 @@ void RowStream::make_plan(int64_t row_length) {
   std::vector<DocumentPiece> pieces;
   int64_t slots = 0;
   const int64_t room = options_.packing_buffer * row_length;
-  planned_slots_ = 0;
+  planned_slots_ = slots_in(lanes_);
   const auto add = [&](const DocumentPiece& whole) {
     const DocumentPiece piece = admit(whole, row_length);
     if (piece.slots == 0) return;
@@ -183,11 +203,25 @@ void RowStream::make_plan(int64_t row_length) {
                        row_length);
   }
 
-  std::vector<PackedRow> packed = pack_best_fit(pieces, row_length);
+  // A lane whose last row has room for others, and none as yet.
+  const auto takes_more = [](const PackedRow& left) { return left.size() == 1; };
+  std::vector<DocumentPiece> begun;
+  for (const PackedRow& left : lanes_) {
+    if (takes_more(left)) begun.push_back(left.front());
+  }
+  std::vector<PackedRow> packed = options_.long_documents == LongDocuments::continue_state
+                                      ? pack_whole(pieces, row_length, begun)
+                                      : pack_best_fit(pieces, row_length);
+  size_t filled = 0;
+  for (PackedRow& left : lanes_) {
+    if (takes_more(left)) left = std::move(packed[filled++]);
+  }
+  packed.erase(packed.begin(), packed.begin() + static_cast<int64_t>(filled));
   const Permutation order(packed.size(), seed_,
                           Philox::hash("data.rows") + static_cast<uint64_t>(start_.plan));
   rows_.resize(packed.size());
   for (size_t i = 0; i < packed.size(); ++i) rows_[i] = std::move(packed[order(i)]);
+  next_row_ = 0;
   start_.row_length = row_length;
   start_.rows_taken = 0;
 }
@@ -199,28 +233,70 @@ void RowStream::begin_next_plan(std::vector<DocumentPiece> carry) {
   start_.carry = std::move(carry);
   start_.deferred = std::make_shared<const std::vector<DocumentPiece>>(deferred_);
   start_.counts = counts_;
+  start_.lanes = lanes_;
   rows_.clear();
+  next_row_ = 0;
 }
 
-PackedRow RowStream::next(int64_t row_length) {
-  const bool exhausted = start_.rows_taken == static_cast<int64_t>(rows_.size());
-  if (start_.row_length == 0) {
-    make_plan(row_length);
-  } else if (exhausted || row_length != start_.row_length) {
-    std::vector<DocumentPiece> carry;
-    for (size_t i = static_cast<size_t>(start_.rows_taken); i < rows_.size(); ++i) {
-      carry.insert(carry.end(), rows_[i].begin(), rows_[i].end());
-    }
-    if (options_.long_documents == LongDocuments::truncate) {
-      // Not yet truncated for good: the new row may hold more.
-      for (DocumentPiece& piece : carry) {
-        piece.slots = whole_slots(piece);
-      }
-    }
-    begin_next_plan(joined(std::move(carry)));
+std::vector<DocumentPiece> RowStream::give_back(int64_t lanes) {
+  std::vector<DocumentPiece> pieces;
+  for (size_t i = next_row_; i < rows_.size(); ++i) {
+    pieces.insert(pieces.end(), rows_[i].begin(), rows_[i].end());
+  }
+  if (options_.long_documents == LongDocuments::truncate) {
+    // Not yet truncated for good: the new row may hold more.
+    for (DocumentPiece& piece : pieces) piece.slots = whole_slots(piece);
+  }
+  // Lanes keep the document that is under way; what would have followed it is planned anew.
+  for (size_t i = 0; i < lanes_.size(); ++i) {
+    if (lanes_[i].empty()) continue;
+    const bool stays = static_cast<int64_t>(i) < lanes;
+    counts_.cut_documents += stays ? 0 : 1;
+    pieces.insert(pieces.end(), lanes_[i].begin() + (stays ? 1 : 0), lanes_[i].end());
+    lanes_[i].resize(stays ? 1 : 0);
+  }
+  return joined(std::move(pieces));
+}
+
+PackedRow RowStream::next(int64_t row_length, int64_t lane, int64_t lanes) {
+  const bool by_lanes = options_.long_documents == LongDocuments::continue_state;
+  if (!by_lanes) lane = lanes = 0;
+  SIDEWINDER_ASSERT(lane <= lanes);
+  const bool changes = start_.row_length != 0 && (row_length != start_.row_length ||
+                                                  lanes != static_cast<int64_t>(lanes_.size()));
+  if (changes) begin_next_plan(give_back(lanes));
+  if (changes || start_.row_length == 0) {
+    lanes_.resize(static_cast<size_t>(lanes));
+    start_.lanes = lanes_;
+    start_.lane = lane;
     make_plan(row_length);
   }
-  const PackedRow& row = rows_[static_cast<size_t>(start_.rows_taken++)];
+  const bool continues = by_lanes && !lanes_[static_cast<size_t>(lane)].empty();
+  while (!continues && next_row_ == rows_.size()) {
+    begin_next_plan({});
+    start_.lane = lane;
+    make_plan(row_length);
+  }
+  ++start_.rows_taken;
+  carried_ = continues;
+  PackedRow row = by_lanes ? next_of_lane(row_length, lane) : rows_[next_row_++];
+  goes_on_ = by_lanes && !lanes_[static_cast<size_t>(lane)].empty();
+  count(row, row_length);
+  return row;
+}
+
+PackedRow RowStream::next_of_lane(int64_t row_length, int64_t lane) {
+  PackedRow& left = lanes_[static_cast<size_t>(lane)];
+  if (left.empty()) left = rows_[next_row_++];
+  DocumentPiece& first = left.front();
+  if (first.slots <= row_length) return std::exchange(left, {});
+  const DocumentPiece piece = {first.corpus, first.document, first.first, row_length};
+  first.first += row_length;
+  first.slots -= row_length;
+  return {piece};
+}
+
+void RowStream::count(const PackedRow& row, int64_t row_length) {
   counts_.padding += row_length;
   for (const DocumentPiece& piece : row) {
     counts_.padding -= piece.slots;
@@ -236,7 +312,6 @@ PackedRow RowStream::next(int64_t row_length) {
       planned_slots_ -= whole_slots(piece) - piece.slots;
     }
   }
-  return row;
 }
 
 DataCounts RowStream::counts() const {
@@ -260,6 +335,8 @@ Batch empty_batch(int64_t rows, int64_t row_length) {
   batch.row_length = row_length;
   batch.tokens.assign(static_cast<size_t>(rows * row_length), 0);
   batch.targets.assign(static_cast<size_t>(rows * row_length), kIgnoredTarget);
+  batch.carried.assign(static_cast<size_t>(rows), 0);
+  batch.goes_on.assign(static_cast<size_t>(rows), 0);
   return batch;
 }
 

@@ -9,6 +9,13 @@
 // Documents that wait for longer rows (LongDocuments::defer) come, once they fit, in the order in
 // which they were drawn, and fill at most half of a plan: the rest is drawn anew, so that the first
 // long rows are not all of one kind.
+//
+// With LongDocuments::continue_state row i of every step is lane i. Documents longer than a row are
+// planned whole, and the lane that takes one has its pieces in consecutive steps, each at the
+// beginning of its row; what remains in the lanes when a plan ends is part of the place. When the
+// row length changes they go on at the new length. When lanes become fewer, the documents of those
+// that are gone go back into the plan: they go on in another lane with an empty state, which is
+// counted.
 
 #include <cstdint>
 #include <memory>
@@ -42,6 +49,9 @@ struct StreamPlace {
   // Within it.
   int64_t row_length = 0;  // 0: no row has been taken yet
   int64_t rows_taken = 0;
+  // continue_state, at the start of the plan.
+  std::vector<PackedRow> lanes;  // what remains of the rows of each; empty: nothing
+  int64_t lane = 0;              // whose turn it is
 };
 
 class RowStream {
@@ -49,7 +59,12 @@ class RowStream {
   RowStream(std::vector<Corpus>& corpora, const DataOptions& options, uint64_t seed);
 
   void go_to(const StreamPlace& place);
-  PackedRow next(int64_t row_length);
+  // The next row: row `lane` of a step of `lanes` rows, which matters for continue_state alone.
+  PackedRow next(int64_t row_length, int64_t lane = 0, int64_t lanes = 1);
+  // Whether the row just returned begins where the one before in its lane ended, and whether the
+  // next one there will begin where it ends.
+  bool carried() const { return carried_; }
+  bool goes_on() const { return goes_on_; }
   const StreamPlace& place() const { return start_; }
   DataCounts counts() const;
 
@@ -58,6 +73,11 @@ class RowStream {
   bool is_sound(const DocumentPiece& piece) const;
   void make_plan(int64_t row_length);
   void begin_next_plan(std::vector<DocumentPiece> carry);
+  // The rows that are left, as pieces, the next plan being for other rows or another number of
+  // lanes.
+  std::vector<DocumentPiece> give_back(int64_t lanes);
+  PackedRow next_of_lane(int64_t row_length, int64_t lane);
+  void count(const PackedRow& row, int64_t row_length);
   // Whether a piece has to wait for longer rows.
   bool must_wait(const DocumentPiece& piece, int64_t row_length) const;
   // The piece with which a document enters a plan; without slots if the policy leaves it out.
@@ -71,6 +91,10 @@ class RowStream {
   Mixture mixture_;
   StreamPlace start_;            // with rows_taken kept current
   std::vector<PackedRow> rows_;  // of the current plan, in the order in which they are taken
+  size_t next_row_ = 0;          // of rows_
+  std::vector<PackedRow> lanes_;
+  bool carried_ = false;
+  bool goes_on_ = false;
   // Current, where start_ has the values at the start of the plan.
   DataCounts counts_;
   std::vector<int64_t> begun_;

@@ -1,5 +1,7 @@
 #include "data/segment_cache.h"
 
+#include <utility>
+
 #include "kernels/base/check.h"
 #include "kernels/base/digest.h"
 
@@ -13,9 +15,15 @@ constexpr size_t kMostUsed = kSlots / 4 * 3;
 
 void SegmentCache::clear() {
   slots_.assign(kSlots, Slot{});
+  seen_.assign(kSlots, 0);
   used_ = 0;
   texts_.clear();
   ids_.clear();
+}
+
+bool SegmentCache::seen_before(std::string_view segment) {
+  const uint64_t digest = digest64(segment);
+  return std::exchange(seen_[digest % kSlots], digest) == digest;
 }
 
 size_t SegmentCache::slot_of(std::string_view segment, uint64_t digest) const {

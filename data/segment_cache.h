@@ -20,6 +20,9 @@ class SegmentCache {
 
   // The ids, valid until the next add(); none if the segment is not known.
   std::optional<std::span<const int32_t>> find(std::string_view segment) const;
+  // Whether this was asked of the segment before (nearly always right; a wrong answer does no harm).
+  // A segment that comes only once is not worth adding.
+  bool seen_before(std::string_view segment);
   // A segment that find() does not know, of at most kLongestSegment bytes.
   void add(std::string_view segment, std::span<const int32_t> ids);
 
@@ -37,6 +40,7 @@ class SegmentCache {
   size_t slot_of(std::string_view segment, uint64_t digest) const;
 
   std::vector<Slot> slots_;
+  std::vector<uint64_t> seen_;  // digests, each where it falls, the newest stays
   size_t used_ = 0;
   std::string texts_;
   std::vector<int32_t> ids_;

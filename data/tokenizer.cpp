@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <mutex>
+#include <utility>
 
 #include "data/files.h"
 #include "data/segment_cache.h"
@@ -136,20 +137,34 @@ struct Tokenizer::State {
     return ids;
   }
 
-  // CutRule allows to encode the words of a text one by one, and so to remember them.
+  // CutRule allows to encode the words of a text one by one, and so to remember them. Words that
+  // are new are encoded together, since every call has its cost.
   void encode_words(std::string_view text, std::vector<int32_t>& ids) {
     std::unique_ptr<SegmentCache> cache = take_cache();
+    std::string_view fresh;
+    const auto append = [&ids](const auto& found) {
+      ids.insert(ids.end(), found.begin(), found.end());
+    };
+    const auto append_fresh = [&] {
+      if (!fresh.empty()) append(encode(std::exchange(fresh, {})));
+    };
     while (!text.empty()) {
       const std::string_view word = cuts.take(text, 1);
       const bool is_short = word.size() <= SegmentCache::kLongestSegment;
       if (const auto known = is_short ? cache->find(word) : std::nullopt) {
-        ids.insert(ids.end(), known->begin(), known->end());
-        continue;
+        append_fresh();
+        append(*known);
+      } else if (is_short && cache->seen_before(word)) {
+        append_fresh();
+        const std::vector<int> found = encode(word);
+        cache->add(word, found);
+        append(found);
+      } else {
+        const char* const begin = fresh.empty() ? word.data() : fresh.data();
+        fresh = {begin, static_cast<size_t>(word.data() + word.size() - begin)};
       }
-      const std::vector<int> found = encode(word);
-      if (is_short) cache->add(word, found);
-      ids.insert(ids.end(), found.begin(), found.end());
     }
+    append_fresh();
     give_back(std::move(cache));
   }
 
@@ -176,8 +191,7 @@ Tokenizer::Tokenizer(std::string model, const std::string& name)
   state_->bos = known_id(state_->processor->bos_id());
   state_->eos = known_id(state_->processor->eos_id());
   state_->cuts = CutRule(parsed);
-  state_->caches =
-      state_->cuts.possible() && parsed.kind == SentencePieceModel::Kind::bpe;
+  state_->caches = state_->cuts.possible() && parsed.kind == SentencePieceModel::Kind::bpe;
   state_->pieces = std::move(parsed.pieces);
   state_->model = std::move(model);
 }

@@ -62,11 +62,15 @@ Var HybridModel::run_block(Block& block, const Pass& pass, const Var& x) {
 }
 
 Var HybridModel::hidden(Pass pass, const Tensor& tokens, bool recompute_blocks,
-                        GenerationState* state) {
+                        GenerationState* state, const Lanes& lanes) {
+  if (lanes.before != nullptr) SIDEWINDER_ASSERT(lanes.before->size() == blocks_.size());
+  if (lanes.after != nullptr) lanes.after->resize(blocks_.size());
   Var x = embedding(tokens, pass(embedding_), accumulator_of(pass.dtype));
   for (size_t i = 0; i < blocks_.size(); ++i) {
     Block& block = blocks_[i];
     pass.state = state != nullptr ? &state->blocks[i] : nullptr;
+    pass.before = lanes.before != nullptr ? &(*lanes.before)[i] : nullptr;
+    pass.after = lanes.after != nullptr ? &(*lanes.after)[i] : nullptr;
     if (recompute_blocks && pass.tape != nullptr) {
       x = recompute(
           x,
@@ -83,14 +87,19 @@ Var HybridModel::hidden(Pass pass, const Tensor& tokens, bool recompute_blocks,
   return rms_norm(x, pass(final_norm_), options_.norm_eps, pass.dtype);
 }
 
-LossOut HybridModel::loss(Tape* tape, Dtype dtype, const Layouts& layouts, const Tensor& tokens,
-                          const Tensor& targets, const LossOptions& options) {
+Pass HybridModel::pass_of(Tape* tape, Dtype dtype, const Layouts& layouts) {
   Pass pass;
   pass.tape = tape;
   pass.dtype = dtype;
   pass.attention_layout = std::make_shared<const SequenceLayout>(layouts.attention);
   pass.state_layout = std::make_shared<const SequenceLayout>(layouts.state);
-  const Var x = hidden(pass, tokens, options.recompute, nullptr);
+  return pass;
+}
+
+LossOut HybridModel::loss(Tape* tape, Dtype dtype, const Layouts& layouts, const Tensor& tokens,
+                          const Tensor& targets, const LossOptions& options, const Lanes& lanes) {
+  const Pass pass = pass_of(tape, dtype, layouts);
+  const Var x = hidden(pass, tokens, options.recompute, nullptr, lanes);
   return linear_cross_entropy(x, pass(head()), targets, options.scale,
                               loss_options(options.z_loss));
 }
@@ -121,11 +130,8 @@ Tensor HybridModel::head_logits(const Tensor& x) {
 }
 
 Tensor HybridModel::logits(Dtype dtype, const Layouts& layouts, const Tensor& tokens) {
-  Pass pass;
-  pass.dtype = dtype;
-  pass.attention_layout = std::make_shared<const SequenceLayout>(layouts.attention);
-  pass.state_layout = std::make_shared<const SequenceLayout>(layouts.state);
-  return head_logits(hidden(pass, tokens, false, nullptr).value());
+  const Pass pass = pass_of(nullptr, dtype, layouts);
+  return head_logits(hidden(pass, tokens, false, nullptr, {}).value());
 }
 
 Var HybridModel::continued(Dtype dtype, const std::vector<int32_t>& tokens,
@@ -138,7 +144,7 @@ Var HybridModel::continued(Dtype dtype, const std::vector<int32_t>& tokens,
   pass.attention_layout = std::make_shared<const SequenceLayout>(
       SequenceLayout::continuation(1, count, state.position));
   pass.state_layout = pass.attention_layout;
-  const Var x = hidden(pass, Tensor::from<int32_t>({count}, tokens), false, &state);
+  const Var x = hidden(pass, Tensor::from<int32_t>({count}, tokens), false, &state, {});
   state.position += count;
   return x;
 }
@@ -210,10 +216,17 @@ double HybridModel::training_flops(const SequenceLayout& attention_layout, int64
     if (block.feed_forward) elements += static_cast<double>(block.feed_forward->matrix_elements());
     if (block.mixer->pair_elements() == 0) continue;
     const std::vector<int32_t>& starts = attention_layout.document_starts;
+    const int32_t* const position = attention_layout.position.data<int32_t>();
     int64_t visible = 0;
     for (size_t i = 0; i < starts.size(); ++i) {
       const int64_t end = i + 1 < starts.size() ? starts[i + 1] : attention_layout.tokens();
-      visible += block.mixer->pattern().pairs(end - starts[i]);
+      // Pairs of a document that goes on are those of the whole less those of the part before.
+      const int64_t row = starts[i] / attention_layout.row_length;
+      const bool goes_on =
+          starts[i] % attention_layout.row_length == 0 && attention_layout.is_carried(row);
+      const int64_t before = goes_on ? position[starts[i]] : 0;
+      visible += block.mixer->pattern().pairs(before + end - starts[i]) -
+                 block.mixer->pattern().pairs(before);
     }
     pairs += static_cast<double>(block.mixer->pair_elements()) * static_cast<double>(visible);
   }

@@ -33,10 +33,32 @@ class HybridModel {
     double scale = 1.0;  // 1 / targets of the whole step
     double z_loss = 0.0;
     bool recompute = false;  // blocks keep only their input and run again in the backward pass
+    int64_t chunk = 0;       // of loss_and_gradients: tokens of a row computed at once; 0: all
+  };
+  // Of rows that go on with documents of earlier rows, as carried rows of the layouts do.
+  struct Lanes {
+    const LaneStates* before = nullptr;  // what carried rows start from
+    LaneStates* after = nullptr;         // what rows leave, if wanted; outlives the backward pass
   };
   // `tape` null: losses only. tokens, targets i32 [T].
   LossOut loss(Tape* tape, Dtype dtype, const Layouts& layouts, const Tensor& tokens,
-               const Tensor& targets, const LossOptions& options);
+               const Tensor& targets, const LossOptions& options, const Lanes& lanes);
+  LossOut loss(Tape* tape, Dtype dtype, const Layouts& layouts, const Tensor& tokens,
+               const Tensor& targets, const LossOptions& options) {
+    return loss(tape, dtype, layouts, tokens, targets, options, {});
+  }
+
+  struct StepLoss {
+    double loss = 0;
+    Tensor token_loss;  // [T]
+  };
+  // loss() and its backward pass: adds to the gradients of the parameters. With a chunk the
+  // activations of that many tokens of each row exist at a time, and of the others the states at
+  // the edges of chunks; the gradients are the same but for rounding, and all but the last chunk
+  // run forward twice.
+  StepLoss loss_and_gradients(Dtype dtype, const Layouts& layouts, const Tensor& tokens,
+                              const Tensor& targets, const LossOptions& options,
+                              const Lanes& lanes);
 
   // Logits [T, V] f32 (f64) of every token, in inference.
   Tensor logits(Dtype dtype, const Layouts& layouts, const Tensor& tokens);
@@ -76,8 +98,10 @@ class HybridModel {
   // The first block of the letter, which must have attention.
   const Block& attention_block(char letter) const;
   Var run_block(Block& block, const Pass& pass, const Var& x);
+  static Pass pass_of(Tape* tape, Dtype dtype, const Layouts& layouts);
   // Embedding to final norm.
-  Var hidden(Pass pass, const Tensor& tokens, bool recompute_blocks, GenerationState* state);
+  Var hidden(Pass pass, const Tensor& tokens, bool recompute_blocks, GenerationState* state,
+             const Lanes& lanes);
   // Final norm of `tokens` read after what `state` has seen.
   Var continued(Dtype dtype, const std::vector<int32_t>& tokens, GenerationState& state);
   CrossEntropyOptions loss_options(double z_loss) const;

@@ -10,6 +10,7 @@
 #include "recipes/table.h"
 #include "trainer/context_schedule.h"
 #include "trainer/extension_problems.h"
+#include "trainer/lanes.h"
 
 namespace sidewinder {
 namespace {
@@ -343,6 +344,22 @@ void check_step_size(const TrainOptions& train, Checker& check) {
   }
 }
 
+void check_chunks(const TrainOptions& train, Checker& check) {
+  const std::string key = "train.sequence_chunk";
+  if (train.sequence_chunk == 0 || !check.sound(key)) return;
+  if (check.sound("train.recompute") && train.recompute != RecomputeKind::none) {
+    check.report({key, "train.recompute"},
+                 "chunks are computed again in the backward pass as a whole, not block by block",
+                 "remove train.recompute = \"block\", or set sequence_chunk = 0");
+  }
+  if (check.sound("train.context") && train.sequence_chunk >= train.context) {
+    check.report(
+        {key, "train.context"},
+        fmt::format("{} has no effect in rows of {} tokens", train.sequence_chunk, train.context),
+        "use less than a row, or 0");
+  }
+}
+
 // Tables of another kind of schedule that an extended file, or the file before a --set of
 // context.curve, has do not count.
 void drop_inherited_context(ContextOptions& context, Checker& check) {
@@ -364,6 +381,12 @@ void check_context(Recipe& recipe, Checker& check) {
   }
   drop_inherited_context(context, check);
   for (const ContextProblem& problem : context_problems(context, recipe.train, recipe.model)) {
+    const auto is_sound = [&](const std::string& key) { return check.sound(key); };
+    if (std::all_of(problem.keys.begin(), problem.keys.end(), is_sound)) {
+      check.report(problem.keys, problem.what, problem.advice);
+    }
+  }
+  for (const ContextProblem& problem : lane_problems(recipe.data, recipe.model)) {
     const auto is_sound = [&](const std::string& key) { return check.sound(key); };
     if (std::all_of(problem.keys.begin(), problem.keys.end(), is_sound)) {
       check.report(problem.keys, problem.what, problem.advice);
@@ -478,6 +501,7 @@ void check_recipe(Recipe& recipe, const Node& tree, RecipeUse use, Problems& pro
   check_model(recipe, check);
   check_data(recipe, check);
   check_step_size(recipe.train, check);
+  check_chunks(recipe.train, check);
   check_context(recipe, check);
   check_learning_rate(recipe, check);
   check_checkpoints(recipe.checkpoint, check);

@@ -113,6 +113,9 @@ MemoryPlan plan_memory(const Recipe& recipe) {
   run.micro_batch();
   plan.packed_bytes = in_use() - before;
   if (run.micro_batches() > 1) run.micro_batch();
+  if (run.carries()) {  // until every lane has its states, and starts from them
+    for (int64_t i = 0; i < run.micro_batches(); ++i) run.micro_batch();
+  }
   run.update(1);
   plan.peak_bytes = dry_run.statistics().bytes_peak;
   plan.step_bytes = plan.peak_bytes - plan.state_bytes() - plan.packed_bytes;

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/base/philox.h"
+#include "model/layer_pattern.h"
 #include "tools/assemble.h"
 
 namespace sidewinder {
@@ -60,7 +61,8 @@ SyntheticRun::SyntheticRun(const Recipe& recipe)
     : dtype_(dtype_of(recipe.train.precision)),
       data_(recipe.data),
       model_(make_model(recipe)),
-      optimizer_(std::make_unique<Optimizer>(parameters_of(*model_), recipe.optimizer)) {
+      optimizer_(std::make_unique<Optimizer>(parameters_of(*model_), recipe.optimizer)),
+      lanes_(expand_layers(recipe.model)) {
   const int64_t slots = recipe.train.tokens_per_micro_batch;
   rows_ = slots == 0 ? 1 : slots / recipe.train.context;
   micro_batches_ = recipe.train.tokens_per_step / (rows_ * recipe.train.context);
@@ -72,18 +74,34 @@ SyntheticRun::SyntheticRun(const Recipe& recipe)
   targets_ = Tensor::from<int32_t>({tokens}, std::vector<int32_t>(ids.begin() + 1, ids.end()));
   loss_options_ = {.scale = 1.0 / static_cast<double>(tokens_per_step()),
                    .z_loss = recipe.train.z_loss,
-                   .recompute = recipe.train.recompute == RecomputeKind::block};
+                   .recompute = recipe.train.recompute == RecomputeKind::block,
+                   .chunk = recipe.train.sequence_chunk};
 }
 
 void SyntheticRun::set_documents(SyntheticDocuments kind, uint64_t draw) {
-  layouts_ = layouts_of(rows_of_documents(kind, draw, rows_, row_length_), data_);
+  batch_ = rows_of_documents(kind, draw, rows_, row_length_);
+  if (data_.long_documents == LongDocuments::continue_state) {
+    batch_.carried.assign(static_cast<size_t>(rows_), 1);
+    batch_.goes_on = batch_.carried;
+    lanes_.resize(rows_ * micro_batches_);
+  }
+  layouts_ = layouts_of(batch_, data_);
 }
 
 double SyntheticRun::micro_batch() {
-  Tape tape;
-  const LossOut out = model_->loss(&tape, dtype_, layouts_, tokens_, targets_, loss_options_);
-  tape.backward(out.loss);
-  return out.loss.value().at(0);
+  if (!carries()) {
+    return model_->loss_and_gradients(dtype_, layouts_, tokens_, targets_, loss_options_, {}).loss;
+  }
+  const LaneStates before = lanes_.before(batch_, next_row_);
+  LaneStates after;
+  const double loss =
+      model_
+          ->loss_and_gradients(dtype_, layouts_, tokens_, targets_, loss_options_,
+                               {.before = before.empty() ? nullptr : &before, .after = &after})
+          .loss;
+  lanes_.keep(batch_, next_row_, after);
+  next_row_ = (next_row_ + rows_) % (rows_ * micro_batches_);
+  return loss;
 }
 
 void SyntheticRun::update(int64_t number) {

@@ -6,6 +6,7 @@
 
 #include "model/model.h"
 #include "recipes/recipe.h"
+#include "trainer/lanes.h"
 #include "trainer/optimizer.h"
 #include "trainer/trainer.h"
 
@@ -18,6 +19,7 @@ enum class SyntheticDocuments : uint8_t {
   any_length   // from 1 to the row, evenly in the logarithm
 };
 
+// With data.long_documents = "continue_state" every row goes on with the one before.
 class SyntheticRun {
  public:
   explicit SyntheticRun(const Recipe& recipe);  // whole_rows
@@ -34,6 +36,7 @@ class SyntheticRun {
 
   HybridModel& model() { return *model_; }
   int64_t micro_batches() const { return micro_batches_; }
+  bool carries() const { return !batch_.carried.empty(); }
   int64_t rows_per_micro_batch() const { return rows_; }
   int64_t tokens_per_step() const { return targets_.count() * micro_batches_; }
   // See HybridModel::training_flops; of a step.
@@ -46,6 +49,9 @@ class SyntheticRun {
   std::unique_ptr<Optimizer> optimizer_;
   int64_t rows_, micro_batches_;
   int64_t row_length_;
+  Batch batch_;
+  Lanes lanes_;
+  int64_t next_row_ = 0;  // of the step
   Layouts layouts_;
   Tensor tokens_, targets_;
   HybridModel::LossOptions loss_options_;

@@ -30,6 +30,7 @@ struct TrainOptions {
   int64_t tokens_per_micro_batch = 0;  // 0: context; a multiple of context that divides tokens_per_step
   Precision precision = Precision::bf16;
   RecomputeKind recompute = RecomputeKind::none;
+  int64_t sequence_chunk = 0;  // tokens of a row computed at once; 0: all
   double z_loss = 0.0;
   int64_t max_skipped_steps = 10;  // non-finite steps in a row before the run stops with exit code 79
   int64_t log_every = 10;

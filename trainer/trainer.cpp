@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -11,6 +12,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "kernels/tensor/allocator.h"
+#include "model/layer_pattern.h"
 #include "trainer/preemption.h"
 #include "trainer/progress.h"
 #include "trainer/schedule.h"
@@ -39,29 +41,12 @@ std::vector<Parameter*> parameters_of(HybridModel& model) {
   return parameters;
 }
 
-// Rows [begin, end) of a batch as a batch of their own.
-Batch rows_of(const Batch& batch, int64_t begin, int64_t end) {
-  Batch part;
-  part.rows = end - begin;
-  part.row_length = batch.row_length;
-  const int64_t first = begin * batch.row_length;
-  const int64_t last = end * batch.row_length;
-  part.tokens.assign(batch.tokens.begin() + first, batch.tokens.begin() + last);
-  part.targets.assign(batch.targets.begin() + first, batch.targets.begin() + last);
-  for (size_t i = 0; i < batch.document_starts.size(); ++i) {
-    const int64_t start = batch.document_starts[i];
-    if (start < first || start >= last) continue;
-    part.document_starts.push_back(static_cast<int32_t>(start - first));
-    part.first_positions.push_back(batch.first_positions.empty() ? 0 : batch.first_positions[i]);
-  }
-  return part;
-}
-
 // Every sequence cut anew after each `length` tokens. Positions start anew as well, unless the pieces
 // of a document keep theirs.
 SequenceLayout fragments_of(const SequenceLayout& whole, int64_t length,
                             const DataOptions& options) {
-  const bool keep_positions = options.long_documents == LongDocuments::continue_positions;
+  const bool keep_positions = options.long_documents == LongDocuments::continue_positions ||
+                              options.long_documents == LongDocuments::continue_state;
   const int32_t* const position = whole.position.data<int32_t>();
   std::vector<int32_t> starts;
   std::vector<int32_t> first_positions;
@@ -79,13 +64,35 @@ SequenceLayout fragments_of(const SequenceLayout& whole, int64_t length,
 
 }  // namespace
 
+Batch rows_of(const Batch& batch, int64_t begin, int64_t end) {
+  Batch part;
+  part.rows = end - begin;
+  part.row_length = batch.row_length;
+  const int64_t first = begin * batch.row_length;
+  const int64_t last = end * batch.row_length;
+  part.tokens.assign(batch.tokens.begin() + first, batch.tokens.begin() + last);
+  part.targets.assign(batch.targets.begin() + first, batch.targets.begin() + last);
+  for (size_t i = 0; i < batch.document_starts.size(); ++i) {
+    const int64_t start = batch.document_starts[i];
+    if (start < first || start >= last) continue;
+    part.document_starts.push_back(static_cast<int32_t>(start - first));
+    part.first_positions.push_back(batch.first_positions.empty() ? 0 : batch.first_positions[i]);
+  }
+  if (!batch.carried.empty()) {
+    part.carried.assign(batch.carried.begin() + begin, batch.carried.begin() + end);
+    part.goes_on.assign(batch.goes_on.begin() + begin, batch.goes_on.begin() + end);
+  }
+  return part;
+}
+
 Layouts layouts_of(const Batch& batch, const DataOptions& options) {
   // Where documents are not isolated a row is one sequence; padding stands at its end, where it
   // disturbs nothing.
   const auto layout = [&](bool isolate) {
-    return isolate ? SequenceLayout::packed(batch.rows, batch.row_length, batch.document_starts,
-                                            batch.first_positions)
-                   : SequenceLayout::unpacked(batch.rows, batch.row_length);
+    if (!isolate) return SequenceLayout::unpacked(batch.rows, batch.row_length);
+    const SequenceLayout packed = SequenceLayout::packed(
+        batch.rows, batch.row_length, batch.document_starts, batch.first_positions);
+    return batch.carried.empty() ? packed : packed.with_carried(batch.carried);
   };
   return {layout(options.isolate_attention), layout(options.isolate_state)};
 }
@@ -132,7 +139,11 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
       options_(options),
       schedule_(options.context, options.train, model.options()),
       dtype_(activation_dtype(options.train.precision)),
-      optimizer_(parameters_of(model), options.optimizer) {
+      optimizer_(parameters_of(model), options.optimizer),
+      lanes_(expand_layers(model.options())) {
+  for (const ContextProblem& problem : lane_problems(options.data, model.options())) {
+    fail_user("{}: {}; {}", problem.keys.front(), problem.what, problem.advice);
+  }
   std::string cursor;
   if (checkpoint) {
     load(*checkpoint, &cursor);
@@ -168,6 +179,8 @@ StepReport Trainer::step() {
   report.step = state_.progress.step + 1;
   report.context = schedule_.at(state_.progress);
   apply(report.context, model_);
+  lanes_.resize(batch.rows);
+  cut_states(report.context);
   report.learning_rate =
       learning_rate_at(options_.learning_rate, state_.progress.step, options_.train.steps) *
       schedule_.learning_rate_share(state_.progress);
@@ -184,15 +197,20 @@ StepReport Trainer::step() {
     const Batch micro = rows_of(batch, row, std::min(row + rows_per_micro, batch.rows));
     const int64_t tokens = micro.rows * micro.row_length;
     const Layouts layouts = layouts_of(micro, options_.data, report.context);
-    Tape tape;
-    const LossOut out = model_.loss(
-        &tape, dtype_, layouts, Tensor::from<int32_t>({tokens}, micro.tokens),
+    const LaneStates before = lanes_.before(micro, row);
+    LaneStates after;
+    const bool any_goes_on =
+        std::find(micro.goes_on.begin(), micro.goes_on.end(), 1) != micro.goes_on.end();
+    const HybridModel::StepLoss out = model_.loss_and_gradients(
+        dtype_, layouts, Tensor::from<int32_t>({tokens}, micro.tokens),
         Tensor::from<int32_t>({tokens}, micro.targets),
         {.scale = scale,
          .z_loss = options_.train.z_loss,
-         .recompute = options_.train.recompute == RecomputeKind::block});
-    tape.backward(out.loss);
-    report.loss += out.loss.value().at(0);
+         .recompute = options_.train.recompute == RecomputeKind::block,
+         .chunk = options_.train.sequence_chunk},
+        {.before = before.empty() ? nullptr : &before, .after = any_goes_on ? &after : nullptr});
+    lanes_.keep(micro, row, after);
+    report.loss += out.loss;
     report.flops += model_.training_flops(layouts.attention, tokens);
     report.by_position.add(layouts.attention.position, micro.targets, out.token_loss);
   }
@@ -206,12 +224,39 @@ StepReport Trainer::step() {
     report.skipped = true;
     ++state_.skipped;
     ++state_.skipped_in_a_row;
+    // What is not finite must not go on with the documents.
+    state_.cut_documents += lanes_.count();
+    lanes_.clear();
   }
   ++state_.progress.step;
   state_.progress.row_slots += report.row_slots;
   state_.targets += report.targets;
   report.seconds = seconds_since(begin);
   return report;
+}
+
+void Trainer::cut_states(const ContextPlan& plan) {
+  if (!last_plan_ && state_.progress.step > 0) {
+    last_plan_ = schedule_.at(schedule_.progress_at(state_.progress.step - 1));
+  }
+  const std::optional<ContextPlan> before = std::exchange(last_plan_, plan);
+  if (!before || lanes_.count() == 0) return;
+  for (const auto& [letter, block] : plan.blocks) {
+    const auto found = before->blocks.find(letter);
+    if (found == before->blocks.end()) continue;
+    const bool turned_otherwise = block.rope_base != found->second.rope_base ||
+                                  block.rope_factor != found->second.rope_factor;
+    // Chunks would begin elsewhere. Windows just grow over the keys that there are.
+    const bool cut_otherwise =
+        block.window != found->second.window &&
+        model_.options().blocks.at(letter).pattern == PatternKind::chunked;
+    if (!turned_otherwise && !cut_otherwise) continue;
+    lanes_.forget_keys(letter[0]);
+    state_.cut_documents += lanes_.count();
+    log_info("step {}: blocks {} start anew in {} documents under way, their {} being others",
+             state_.progress.step + 1, letter, lanes_.count(),
+             turned_otherwise ? "rotary positions" : "chunks");
+  }
 }
 
 std::string Trainer::state_json() const {
@@ -222,6 +267,7 @@ std::string Trainer::state_json() const {
       {"targets", state_.targets},
       {"skipped", state_.skipped},
       {"skipped_in_a_row", state_.skipped_in_a_row},
+      {"cut_documents", state_.cut_documents},
       {"before_stage",
        {{"drawn_tokens", state_.before_stage.drawn_tokens},
         {"trained_tokens", state_.before_stage.trained_tokens},
@@ -250,6 +296,7 @@ CheckpointContent Trainer::content() const {
     content.tensors.push_back({"adamw.m/" + name, optimizer_.moments()[i].m});
     content.tensors.push_back({"adamw.v/" + name, optimizer_.moments()[i].v});
   }
+  lanes_.save(content.tensors);
   return content;
 }
 
@@ -316,6 +363,11 @@ void Trainer::load(const CheckpointContent& content, std::string* cursor) {
   state_.targets = state.at("targets");
   state_.skipped = state.at("skipped");
   state_.skipped_in_a_row = state.at("skipped_in_a_row");
+  state_.cut_documents = state.value("cut_documents", int64_t{0});
+  if (options_.data.long_documents == LongDocuments::continue_state) {
+    const int64_t last_step = std::max<int64_t>(0, state_.progress.step - 1);
+    lanes_.load(content.tensors, schedule_.at(schedule_.progress_at(last_step)).rows.rows);
+  }
   *cursor = state.at("cursor");
   if (!state.contains("before_stage")) return;  // made before contexts could grow: all is one stage
   const nlohmann::json& before = state.at("before_stage");
@@ -369,6 +421,10 @@ void Trainer::report_stage(const ContextPlan& plan) const {
   log_info("stage {} ({}): {} slots seen = {} trained + {} padded + {} dropped + {} deferred",
            plan.stage, text_of(plan), seen, now.trained_tokens - before.trained_tokens, padding,
            now.dropped_tokens - before.dropped_tokens, now.deferred_tokens);
+  if (options_.data.long_documents == LongDocuments::continue_state) {
+    log_info("stage {}: {} documents under way lost states so far", plan.stage,
+             now.cut_documents + state_.cut_documents);
+  }
 }
 
 void Trainer::report_edge(const ContextPlan& old_plan, const ContextPlan& new_plan) {
@@ -418,6 +474,11 @@ void Trainer::log(const StepReport& report, ProgressReporter& progress) {
   metrics.push_back({"data/padding", static_cast<double>(counts.padding)});
   metrics.push_back({"data/dropped_tokens", static_cast<double>(counts.dropped_tokens)});
   metrics.push_back({"data/deferred_tokens", static_cast<double>(counts.deferred_tokens)});
+  if (options_.data.long_documents == LongDocuments::continue_state) {
+    metrics.push_back({"data/cut_documents",
+                       static_cast<double>(counts.cut_documents + state_.cut_documents)});
+    metrics.push_back({"data/documents_under_way", static_cast<double>(lanes_.count())});
+  }
   if (options_.peak_flops > 0) {
     metrics.push_back({"speed/mfu", report.flops / report.seconds / options_.peak_flops});
   }

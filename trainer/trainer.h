@@ -13,6 +13,7 @@
 #include "data/loader.h"
 #include "model/model.h"
 #include "trainer/context_schedule.h"
+#include "trainer/lanes.h"
 #include "trainer/metrics.h"
 #include "trainer/optimizer.h"
 #include "trainer/options.h"
@@ -68,6 +69,9 @@ Evaluation evaluate(HybridModel& model, Dtype dtype, DocumentRows& rows, const D
                     int64_t row_length, int64_t rows_per_batch,
                     const std::function<void(const Batch&, const Tensor&)>& per_token = {});
 
+// Rows [begin, end) of a batch as a batch of their own.
+Batch rows_of(const Batch& batch, int64_t begin, int64_t end);
+
 // Layouts of a batch as the isolation options demand. The second form also cuts the sequences into
 // the fragments of the plan, each of which is then as a row of its own.
 Layouts layouts_of(const Batch& batch, const DataOptions& options);
@@ -115,6 +119,7 @@ class Trainer {
     int64_t targets = 0;
     int64_t skipped = 0;
     int64_t skipped_in_a_row = 0;
+    int64_t cut_documents = 0;  // times that a document under way lost states here; see cut_states()
     DataCounts before_stage;  // what had become of the documents when the stage began
   };
 
@@ -126,6 +131,8 @@ class Trainer {
   int64_t saved_step() const;  // of the newest complete checkpoint; -1: none
   void log(const StepReport& report, ProgressReporter& progress);
   Evaluation validate_at(int64_t length);
+  // Drops those states of documents under way that do not fit what `plan` changes.
+  void cut_states(const ContextPlan& plan);
   void report_edge(const ContextPlan& old_plan, const ContextPlan& new_plan);
   void report_stage(const ContextPlan& plan) const;
 
@@ -138,6 +145,8 @@ class Trainer {
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<BackgroundSaver> saver_;
   RunState state_;
+  Lanes lanes_;
+  std::optional<ContextPlan> last_plan_;  // of the step before
   RunSummary summary_;
   std::vector<double> recent_losses_;
   double seconds_ = 0;

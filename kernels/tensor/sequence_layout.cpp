@@ -1,6 +1,7 @@
 #include "kernels/tensor/sequence_layout.h"
 
 #include <limits>
+#include <utility>
 
 namespace sidewinder {
 namespace {
@@ -73,6 +74,51 @@ SequenceLayout SequenceLayout::continuation(int64_t rows, int64_t row_length, in
     }
   }
   return layout;
+}
+
+SequenceLayout SequenceLayout::with_carried(std::vector<uint8_t> rows_carried) const {
+  SIDEWINDER_ASSERT(static_cast<int64_t>(rows_carried.size()) == rows);
+  SequenceLayout layout = *this;
+  layout.carried = std::move(rows_carried);
+  return layout;
+}
+
+SequenceLayout SequenceLayout::with_cache(int64_t cache, std::span<const int64_t> seen) const {
+  SIDEWINDER_ASSERT(past == 0 && static_cast<int64_t>(seen.size()) == rows);
+  SequenceLayout layout = with_sizes(rows, row_length, cache);
+  layout.carried = carried;
+  layout.document_start = document_start;
+  layout.position = position;
+  layout.document_starts = document_starts;
+  for (int64_t t = 0; t < tokens(); ++t) {
+    const int64_t start = document_start.data<int32_t>()[t];
+    const int64_t row = t / row_length;
+    const bool sees_cache = start == row * row_length && is_carried(row);
+    const int64_t before = sees_cache ? seen[static_cast<size_t>(row)] : 0;
+    SIDEWINDER_ASSERT(0 <= before && before <= cache);
+    layout.first_key.data<int32_t>()[t] = static_cast<int32_t>(layout.key_of(start) - before);
+  }
+  return layout;
+}
+
+SequenceLayout SequenceLayout::columns(int64_t begin, int64_t end) const {
+  SIDEWINDER_ASSERT(past == 0 && 0 <= begin && begin < end && end <= row_length);
+  const int64_t length = end - begin;
+  std::vector<int32_t> starts;
+  std::vector<int32_t> first_positions;
+  std::vector<uint8_t> goes_on;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t first = row * row_length + begin;
+    const bool inside = document_start.data<int32_t>()[first] < first;
+    goes_on.push_back(inside || (begin == 0 && is_carried(row)) ? 1 : 0);
+    for (int64_t i = 0; i < length; ++i) {
+      const int64_t t = first + i;
+      if (i > 0 && document_start.data<int32_t>()[t] != t) continue;
+      starts.push_back(static_cast<int32_t>(row * length + i));
+      first_positions.push_back(position.data<int32_t>()[t]);
+    }
+  }
+  return packed(rows, length, starts, first_positions).with_carried(std::move(goes_on));
 }
 
 }  // namespace sidewinder

@@ -1,6 +1,7 @@
 #pragma once
 // Where documents start inside packed rows, and each token's position in its document. Every layer
-// that mixes tokens (attention, convolution, scan) takes one; packing is a property of the sequence.
+// that mixes tokens (attention, convolution, scan) takes one; packing is a property of the
+// sequence.
 //
 // A batch has `rows` rows of `row_length` tokens, stored one after the other: token t = row ·
 // row_length + offset, T tokens in all. No document crosses a row edge. A row may continue a
@@ -48,6 +49,14 @@ struct SequenceLayout {
   // position `position`, and it sees the last `valid_past` of its `past` cached keys.
   static SequenceLayout continuation(int64_t rows, int64_t row_length, int64_t position,
                                      int64_t past = 0, int64_t valid_past = 0);
+
+  // The same, but rows that are marked go on from states before them.
+  SequenceLayout with_carried(std::vector<uint8_t> rows_carried) const;
+  // The same for attention with `cache` cached keys before each row: the first document of a
+  // carried row sees the last seen[row] of them, no other document any.
+  SequenceLayout with_cache(int64_t cache, std::span<const int64_t> seen) const;
+  // Tokens begin … end − 1 of each row, which go on from what came before them in their documents.
+  SequenceLayout columns(int64_t begin, int64_t end) const;
 };
 
 }  // namespace sidewinder

@@ -30,11 +30,22 @@ Var rope(const Var& x, const Tensor& position, const RopeTable& table);
 Var attention(const Var& q, const Var& k, const Var& v, const SequenceLayout& layout,
               AttentionPattern pattern, double scale, const Tensor& slopes = {});
 
-// State carried into and out of a row; a constant for the gradient.
+// Rows at other places: row `to + i` of the result is row `from + i` of a source, for i < count.
+struct RowSpan {
+  size_t source = 0;
+  int64_t from = 0;
+  int64_t to = 0;
+  int64_t count = 0;
+};
+// [rows, …] like the sources, which agree in all but their number of rows. Rows that no span writes
+// to are zero; none may be written twice, or read twice where gradients are wanted.
+Var gather_rows(const std::vector<Var>& sources, std::vector<RowSpan> spans, int64_t rows);
+
+// State carried into and out of rows, through which gradients flow back.
 struct CarriedState {
-  Tensor initial;         // undefined: zero
+  Var initial;  // undefined: zero
   bool want_final = false;
-  Tensor final_state;     // set by the call if wanted
+  Var final_state;  // set by the call if wanted
 };
 Var causal_conv(const Var& x, const Var& weight, const Var& bias, const SequenceLayout& layout,
                 CarriedState* state = nullptr);

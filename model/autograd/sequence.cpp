@@ -10,10 +10,9 @@
 namespace sidewinder {
 
 Var embedding(const Tensor& ids, const Var& table, Dtype dtype) {
-  return Tape::record("embedding", {table}, ops::embedding(ids, table.value(), dtype),
-                      [ids](Gradients& io) {
-                        ops::embedding_backward(io.sum(0), io.output(), ids);
-                      });
+  return Tape::record(
+      "embedding", {table}, ops::embedding(ids, table.value(), dtype),
+      [ids](Gradients& io) { ops::embedding_backward(io.sum(0), io.output(), ids); });
 }
 
 Var rope(const Var& x, const Tensor& position, const RopeTable& table) {
@@ -25,8 +24,7 @@ Var rope(const Var& x, const Tensor& position, const RopeTable& table) {
 
 Var attention(const Var& q, const Var& k, const Var& v, const SequenceLayout& layout,
               AttentionPattern pattern, double scale, const Tensor& slopes) {
-  auto [out, lse] =
-      ops::attention(q.value(), k.value(), v.value(), layout, pattern, scale, slopes);
+  auto [out, lse] = ops::attention(q.value(), k.value(), v.value(), layout, pattern, scale, slopes);
   return Tape::record("attention", {q, k, v}, out,
                       [q = q.value(), k = k.value(), v = v.value(), out = out, lse = lse, layout,
                        pattern, scale, slopes](Gradients& io) {
@@ -38,19 +36,73 @@ Var attention(const Var& q, const Var& k, const Var& v, const SequenceLayout& la
                       });
 }
 
+Var gather_rows(const std::vector<Var>& sources, std::vector<RowSpan> spans, int64_t rows) {
+  const Tensor& first = sources.front().value();
+  const auto with_rows = [](const Shape& shape, int64_t count) {
+    return shape.rank() == 2 ? Shape({count, shape[1]}) : Shape({count, shape[1], shape[2]});
+  };
+  Tensor y = Tensor::zeros(with_rows(first.shape(), rows), first.dtype());
+  for (const RowSpan& span : spans) {
+    const Tensor& x = sources[span.source].value();
+    y.slice_rows(span.to, span.to + span.count)
+        .copy_from(x.slice_rows(span.from, span.from + span.count));
+  }
+  return Tape::record("gather_rows", sources, y,
+                      [sources, spans = std::move(spans)](Gradients& io) {
+                        for (size_t i = 0; i < sources.size(); ++i) {
+                          const int input = static_cast<int>(i);
+                          if (!io.wanted(input)) continue;
+                          const Tensor& dy = io.output();
+                          Tensor dx = Tensor::zeros(sources[i].value().shape(), dy.dtype());
+                          for (const RowSpan& span : spans) {
+                            if (span.source != i) continue;
+                            dx.slice_rows(span.from, span.from + span.count)
+                                .copy_from(dy.slice_rows(span.to, span.to + span.count));
+                          }
+                          io.add(input, std::move(dx));
+                        }
+                      });
+}
+
+namespace {
+
+Tensor initial_of(const CarriedState* state) {
+  return state != nullptr ? state->initial.value() : Tensor();
+}
+
+// The gradient of output 0, zeros if only the final state has one.
+Tensor gradient_or_zeros(const Gradients& io, const Tensor& like) {
+  return io.output().defined() ? io.output() : Tensor::zeros(like.shape(), like.dtype());
+}
+
+// Records a function of `inputs` and a carried state, with its final state as a second output.
+Var record_carried(const char* name, std::vector<Var> inputs, CarriedState* state, Tensor y,
+                   Tensor final_state, Tape::Backward backward) {
+  inputs.push_back(state != nullptr ? state->initial : Var());
+  std::vector<Tensor> outputs = {std::move(y)};
+  if (final_state.defined()) outputs.push_back(std::move(final_state));
+  std::vector<Var> results = Tape::record(name, inputs, std::move(outputs), std::move(backward));
+  if (results.size() > 1) state->final_state = results[1];
+  return results[0];
+}
+
+}  // namespace
+
 Var causal_conv(const Var& x, const Var& weight, const Var& bias, const SequenceLayout& layout,
                 CarriedState* state) {
-  const Tensor initial = state != nullptr ? state->initial : Tensor();
+  const Tensor initial = initial_of(state);
   auto [y, final_state] = ops::causal_conv(x.value(), weight.value(), bias.value(), layout, initial,
                                            state != nullptr && state->want_final);
-  if (state != nullptr) state->final_state = final_state;
-  return Tape::record("causal_conv", {x, weight, bias}, y,
-                      [x = x.value(), weight = weight.value(), bias = bias.value(), layout,
-                       initial](Gradients& io) {
-                        io.add(0, ops::causal_conv_backward(io.sum(1), io.sum(2), io.output(), x,
-                                                            weight, bias, layout, initial)
-                                      .dx);
-                      });
+  const bool has_final = final_state.defined();
+  return record_carried("causal_conv", {x, weight, bias}, state, y, final_state,
+                        [x = x.value(), weight = weight.value(), bias = bias.value(), layout,
+                         initial, has_final](Gradients& io) {
+                          ops::CausalConvGradients gradients = ops::causal_conv_backward(
+                              io.sum(1), io.sum(2), gradient_or_zeros(io, x), x, weight, bias,
+                              layout, initial, has_final ? io.output(1) : Tensor());
+                          io.add(0, std::move(gradients.dx));
+                          if (initial.defined()) io.add(3, std::move(gradients.dinitial));
+                        });
 }
 
 namespace {
@@ -96,23 +148,26 @@ Var selective_scan(const ScanVars& in, const SequenceLayout& layout, CarriedStat
       .d = in.d.value(),
       .z = in.z.value(),
       .delta_bias = in.delta_bias.value(),
-      .initial = state != nullptr ? state->initial : Tensor(),
+      .initial = initial_of(state),
   };
   ops::SelectiveScanOut result = ops::selective_scan(
       inputs, layout, /*want_chunk_states=*/in.u.on_tape(), state != nullptr && state->want_final);
-  if (state != nullptr) state->final_state = result.final_state;
-  return Tape::record(
-      "selective_scan", {in.u, in.delta, in.a_log, in.b, in.c, in.d, in.z, in.delta_bias},
-      result.out, [inputs, layout, chunk_states = result.chunk_states](Gradients& io) {
+  const bool has_final = result.final_state.defined();
+  return record_carried(
+      "selective_scan", {in.u, in.delta, in.a_log, in.b, in.c, in.d, in.z, in.delta_bias}, state,
+      result.out, result.final_state,
+      [inputs, layout, chunk_states = result.chunk_states, has_final](Gradients& io) {
         Tensor da = Tensor::zeros(inputs.a.shape(), inputs.a.dtype());
         SelectiveScanGradients gradients = ops::selective_scan_backward(
-            da, io.sum(5), io.sum(7), io.output(), inputs, chunk_states, layout);
+            da, io.sum(5), io.sum(7), gradient_or_zeros(io, inputs.u), inputs, chunk_states, layout,
+            has_final ? io.output(1) : Tensor());
         add_product(io.sum(2), da, inputs.a);
         io.add(0, std::move(gradients.du));
         io.add(1, std::move(gradients.ddelta));
         io.add(3, std::move(gradients.db));
         io.add(4, std::move(gradients.dc));
         if (inputs.z.defined()) io.add(6, std::move(gradients.dz));
+        if (inputs.initial.defined()) io.add(8, std::move(gradients.dinitial));
       });
 }
 

@@ -241,19 +241,35 @@ std::vector<GradientCase> gradient_cases(Dtype dtype, CaseSize size) {
              },
              inputs);
   }
+  const SequenceLayout carried = layout.with_carried({1, 1});
   {
-    SequenceLayout carried = layout;
-    carried.carried = {1, 1};
-    const Tensor initial = normal({2, channels, states}, "h0").to(Dtype::f32);
+    std::vector<Input> inputs = scan_inputs;
+    inputs.push_back({{2, channels, states}, true});
     add_case("selective_scan, carried state",
-             [carried, initial, scan_vars, type](const std::vector<Var>& in) {
-               CarriedState state{.initial = initial.to(accumulator_of(type(in[0]))),
-                                  .want_final = true,
-                                  .final_state = {}};
-               return std::vector<Var>{selective_scan(scan_vars(in, true), carried, &state)};
+             [carried, scan_vars](const std::vector<Var>& in) {
+               CarriedState state{.initial = in[8], .want_final = true, .final_state = {}};
+               const Var y = selective_scan(scan_vars(in, true), carried, &state);
+               return std::vector<Var>{y, state.final_state};
              },
-             scan_inputs);
+             inputs);
   }
+  add_case("causal_conv, carried state",
+           [carried](const std::vector<Var>& in) {
+             CarriedState state{.initial = in[3], .want_final = true, .final_state = {}};
+             const Var y = causal_conv(in[0], in[1], in[2], carried, &state);
+             return std::vector<Var>{y, state.final_state};
+           },
+           {{{tokens, channels + 1}, false},
+            {{channels + 1, 4}, true},
+            {{channels + 1}, true},
+            {{2, 3, channels + 1}, true}});
+  add_case("gather_rows",
+           [width](const std::vector<Var>& in) {
+             return std::vector<Var>{
+                 gather_rows({in[0], reshape(in[1], {3, 2, width / 2}), in[0]},
+                             {{0, 1, 4, 2}, {1, 0, 0, 3}, {0, 0, 7, 1}}, 9)};
+           },
+           {{{4, 2, width / 2}, false}, {{3, width}, false}});
   std::vector<int32_t> target_list;
   for (int64_t t = 0; t < tokens; ++t) {
     target_list.push_back(t % 5 == 2 ? -1 : static_cast<int32_t>((t * 7 + 6) % vocabulary));

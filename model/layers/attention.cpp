@@ -95,12 +95,12 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
     const int32_t* position = layout.position.data<int32_t>();
     const int64_t end = tokens == 0 ? 0 : *std::max_element(position, position + tokens) + 1;
     // Not the longest document at hand: what a row holds must not change what its length means.
-    const int64_t length = std::max(end, layout.row_length);
+    const int64_t length = std::max({end, layout.row_length, pass.rope_length});
     Tensor positions = layout.position;
     if (pass.state != nullptr && !turns_cache) {
       // A table of the tokens at hand alone: one from position 0 on would grow with the sequence.
-      table = ops::rope_table(context_.rope, tokens, accumulator_of(pass.dtype), length,
-                              end - tokens);
+      table =
+          ops::rope_table(context_.rope, tokens, accumulator_of(pass.dtype), length, end - tokens);
       positions = SequenceLayout::unpacked(1, tokens).position;
     } else {
       table = rope_table(end, length, accumulator_of(pass.dtype));
@@ -122,7 +122,11 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
     const int64_t past = k.value().size(0) - tokens;
     continued = SequenceLayout::continuation(1, tokens, 0, past, past);
     used = &continued;
+  } else if (pass.before != nullptr && pass.before->keys.defined()) {
+    continued = with_lanes(*pass.before, layout, k, v);
+    used = &continued;
   }
+  if (pass.after != nullptr) keep_for_lanes(*pass.after, *used, k, v);
   Var mixed = attention(q, k, v, *used, pattern_, scale, slopes_);
   mixed = reshape(mixed, {tokens, heads_ * head_width_});
   return linear_add(mixed, pass(out_), residual);
@@ -135,6 +139,52 @@ Tensor Attention::cached_positions(const SequenceLayout& layout, int64_t keys) c
     positions.data<int32_t>()[i] = end - static_cast<int32_t>(keys - i);
   }
   return positions;
+}
+
+SequenceLayout Attention::with_lanes(const LaneState& before, const SequenceLayout& layout,
+                                     Var& keys, Var& values) const {
+  const int64_t rows = layout.rows;
+  const int64_t cache = before.keys.value().size(0) / rows;
+  std::vector<RowSpan> spans;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t to = row * (cache + layout.row_length);
+    spans.push_back({0, row * cache, to, cache});
+    spans.push_back({1, row * layout.row_length, to + cache, layout.row_length});
+  }
+  SequenceLayout result = layout.with_cache(cache, before.cached);
+  keys = gather_rows({before.keys, keys}, spans, result.keys());
+  values = gather_rows({before.values, values}, spans, result.keys());
+  return result;
+}
+
+void Attention::keep_for_lanes(LaneState& after, const SequenceLayout& layout, const Var& keys,
+                               const Var& values) const {
+  // Keys that close up behind global tokens lose their distance to them, which biases need.
+  const bool keeps_all = pattern_.global > 0 && position_ == PositionKind::alibi;
+  struct Kept {
+    int64_t first, seen;               // keys of the last document of a row
+    AttentionPattern::Span forgotten;  // of these
+  };
+  std::vector<Kept> kept;
+  after.cached.clear();
+  for (int64_t row = 0; row < layout.rows; ++row) {
+    const int64_t last = (row + 1) * layout.row_length - 1;
+    Kept of{layout.first_key.data<int32_t>()[last], 0, {0, 0}};
+    of.seen = layout.key_of(last) + 1 - of.first;
+    if (!keeps_all) of.forgotten = pattern_.forgettable(of.seen);
+    kept.push_back(of);
+    after.cached.push_back(of.seen - (of.forgotten.end - of.forgotten.begin));
+  }
+  const int64_t capacity = *std::max_element(after.cached.begin(), after.cached.end());
+  std::vector<RowSpan> spans;
+  for (size_t row = 0; row < kept.size(); ++row) {
+    const auto& [first, seen, forgotten] = kept[row];
+    const int64_t to = static_cast<int64_t>(row + 1) * capacity - after.cached[row];
+    if (forgotten.begin > 0) spans.push_back({0, first, to, forgotten.begin});
+    spans.push_back({0, first + forgotten.end, to + forgotten.begin, seen - forgotten.end});
+  }
+  after.keys = gather_rows({keys}, spans, layout.rows * capacity);
+  after.values = gather_rows({values}, spans, layout.rows * capacity);
 }
 
 void Attention::forget(BlockState& state) const {

@@ -28,6 +28,12 @@ class Attention final : public Layer {
   Tensor cached_positions(const SequenceLayout& layout, int64_t keys) const;
   // Drops cached keys that no query to come sees.
   void forget(BlockState& state) const;
+  // The cached keys and values of carried rows put before the new ones; the layout for them.
+  SequenceLayout with_lanes(const LaneState& before, const SequenceLayout& layout, Var& keys,
+                            Var& values) const;
+  // Of these keys and values the ones that queries after the rows of `layout` may see.
+  void keep_for_lanes(LaneState& after, const SequenceLayout& layout, const Var& keys,
+                      const Var& values) const;
   // Appends keys and values to the block's cache and returns the cached and new ones as views.
   std::pair<Tensor, Tensor> with_cache(BlockState& state, const Tensor& keys,
                                        const Tensor& values) const;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "kernels/base/check.h"
 #include "kernels/tensor/sequence_layout.h"
@@ -24,6 +25,19 @@ struct BlockState {
   int64_t end_key = 0;
 };
 
+// Of one block: what rows leave to the rows that go on with their last documents, which are the
+// next ones of the same lanes.
+struct LaneState {
+  Var conv;  // [rows, W−1, E]
+  Var scan;  // [rows, E, N]
+  // [rows · capacity, K, P]: the keys, turned already, that queries to come may see. Those of a row
+  // are the last cached[row] of its `capacity`.
+  Var keys;
+  Var values;
+  std::vector<int64_t> cached;
+};
+using LaneStates = std::vector<LaneState>;  // one per block
+
 // One forward pass.
 struct Pass {
   Tape* tape = nullptr;      // null: inference
@@ -31,7 +45,13 @@ struct Pass {
   // Shared: recomputed blocks read them again in the backward pass.
   std::shared_ptr<const SequenceLayout> attention_layout;
   std::shared_ptr<const SequenceLayout> state_layout;  // convolution and scan
+  // What rotary frequencies that depend on the length go by; 0: the rows, or the last position.
+  int64_t rope_length = 0;
   BlockState* state = nullptr;  // of the block at hand; generation of one row only
+  // Of the block at hand. Rows that the layouts call carried start from `before`; what rows leave
+  // goes to `after`, if it is wanted.
+  const LaneState* before = nullptr;
+  LaneState* after = nullptr;
 
   Var operator()(Parameter& parameter) const {
     return tape != nullptr ? tape->parameter(parameter) : Tape::frozen(parameter);

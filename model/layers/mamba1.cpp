@@ -42,9 +42,13 @@ Var Mamba1::forward(const Pass& pass, const Var& x, const Var& residual) {
   CarriedState conv_state;
   CarriedState scan_state;
   if (pass.state != nullptr) {
-    conv_state = {.initial = pass.state->conv, .want_final = true, .final_state = {}};
-    scan_state = {.initial = pass.state->scan, .want_final = true, .final_state = {}};
+    conv_state.initial = Var(pass.state->conv);
+    scan_state.initial = Var(pass.state->scan);
+  } else if (pass.before != nullptr) {
+    conv_state.initial = pass.before->conv;
+    scan_state.initial = pass.before->scan;
   }
+  conv_state.want_final = scan_state.want_final = pass.state != nullptr || pass.after != nullptr;
   const std::array<int64_t, 2> halves = {inner_, inner_};
   std::vector<Var> xz = split(linear(x, pass(in_proj_)), halves);
   const Var u =
@@ -62,8 +66,11 @@ Var Mamba1::forward(const Pass& pass, const Var& x, const Var& residual) {
                                 .delta_bias = pass(dt_bias_)},
                                *pass.state_layout, &scan_state);
   if (pass.state != nullptr) {
-    pass.state->conv = conv_state.final_state;
-    pass.state->scan = scan_state.final_state;
+    pass.state->conv = conv_state.final_state.value();
+    pass.state->scan = scan_state.final_state.value();
+  } else if (pass.after != nullptr) {
+    pass.after->conv = conv_state.final_state;
+    pass.after->scan = scan_state.final_state;
   }
   return linear_add(y, pass(out_proj_), residual);
 }

@@ -23,12 +23,15 @@ Section data_section() {
                "long_documents", &Options::long_documents,
                "documents longer than a row: continue_reset puts the pieces into later rows, each "
                "with positions and states of its own; continue_positions does so but lets the "
-               "positions go on; truncate keeps the first row's worth; drop "
+               "positions go on; continue_state puts them into consecutive steps, each piece going "
+               "on from the scan and convolution states and the window of keys that the one before "
+               "left (no gradient flows back); truncate keeps the first row's worth; drop "
                "leaves them out; defer lets them wait until rows are long enough (see [context]), "
                "at most half of the rows then being theirs; in rows of train.context it is "
                "continue_reset",
                {{"continue_reset", LongDocuments::continue_reset},
                 {"continue_positions", LongDocuments::continue_positions},
+                {"continue_state", LongDocuments::continue_state},
                 {"truncate", LongDocuments::truncate},
                 {"drop", LongDocuments::drop},
                 {"defer", LongDocuments::defer}}),

@@ -30,6 +30,14 @@ Section train_section() {
                "pass: less memory, about a third more time",
                {{"none", RecomputeKind::none}, {"block", RecomputeKind::block}})
                .may_change_on_resume(),
+           field(
+               "sequence_chunk", &Options::sequence_chunk,
+               "tokens of a row computed at once: states and windows of keys are carried from "
+               "chunk to chunk, gradients flow back through them, and each chunk is computed again "
+               "in the backward pass, so that memory hardly grows with the row (it does where "
+               "attention sees all keys); exact but for rounding, about a third more time; 0: "
+               "whole rows",
+               {.at_least = 0}),
            field("z_loss", &Options::z_loss, "weight of lse² in the loss of a token",
                  {.at_least = 0}),
            field("max_skipped_steps", &Options::max_skipped_steps,

@@ -42,7 +42,7 @@ bool same(const Batch& a, const Batch& b) {
   return a.rows == b.rows && a.row_length == b.row_length && a.tokens == b.tokens &&
          a.targets == b.targets && a.document_starts == b.document_starts &&
          a.first_positions == b.first_positions && a.num_targets == b.num_targets &&
-         a.num_padding == b.num_padding;
+         a.num_padding == b.num_padding && a.carried == b.carried && a.goes_on == b.goes_on;
 }
 
 // Documents whose ids are all different, so that a pair (input, target) names its place.
@@ -177,8 +177,9 @@ TEST(Loader, ContinuesAfterEveryStepWithTheSameBatches) {
     return RowPlan{1, 96};
   };
   for (const LongDocuments policy :
-       {LongDocuments::continue_reset, LongDocuments::continue_positions, LongDocuments::truncate,
-        LongDocuments::drop, LongDocuments::defer}) {
+       {LongDocuments::continue_reset, LongDocuments::continue_positions,
+        LongDocuments::continue_state, LongDocuments::truncate, LongDocuments::drop,
+        LongDocuments::defer}) {
     for (const bool joints : {true, false}) {
       DataOptions options = options_for({a.path(), b.path()});
       options.longest_row = 96;
@@ -333,8 +334,9 @@ TEST(Loader, EveryPolicyAccountsForEverySlotAcrossStages) {
     return RowPlan{64 / length, length};
   };
   for (const LongDocuments policy :
-       {LongDocuments::continue_reset, LongDocuments::continue_positions, LongDocuments::truncate,
-        LongDocuments::drop, LongDocuments::defer}) {
+       {LongDocuments::continue_reset, LongDocuments::continue_positions,
+        LongDocuments::continue_state, LongDocuments::truncate, LongDocuments::drop,
+        LongDocuments::defer}) {
     SCOPED_TRACE(static_cast<int>(policy));
     DataOptions options = options_for({folder.path()});
     options.long_documents = policy;
@@ -409,6 +411,152 @@ TEST(Loader, DeferredDocumentsComeWholeOnceTheyFit) {
   EXPECT_GE(long_starts, 12);
   EXPECT_GE(short_starts, 12);
   EXPECT_EQ(loader.counts().dropped_tokens, 0);
+}
+
+// Follows the lanes: a document that is longer than a row has its pieces in consecutive steps of one
+// lane, each at the beginning of its row, and no other document is cut.
+TEST(Loader, LanesCarryLongDocumentsOn) {
+  const TemporaryFolder folder;
+  std::vector<int64_t> lengths = testing::random_lengths(50, 120, 8);
+  for (int64_t& length : lengths) ++length;  // one of a single token would have no slot
+  const Documents documents = distinct_documents(lengths);
+  testing::write_corpus(folder.path(), documents, kWide);
+  std::map<int32_t, int64_t> slots_from;  // by first token
+  for (const auto& document : documents) {
+    slots_from[document.front()] = static_cast<int64_t>(document.size()) - 1;
+  }
+  DataOptions options = options_for({folder.path()});
+  options.long_documents = LongDocuments::continue_state;
+  options.packing_buffer = 50;
+  constexpr int64_t kRows = 6;
+  constexpr int64_t kLength = 16;
+  Loader loader(options, 2, fixed(kRows, kLength));
+  struct Lane {
+    int32_t next_token = 0;
+    int32_t next_position = 0;
+  };
+  std::vector<Lane> lanes(kRows);
+  Pairs seen;
+  int64_t carried = 0;
+  int64_t begun = 0;
+  for (int64_t step = 0; step < 300; ++step) {
+    const Batch batch = loader.next();
+    check_batch(batch);
+    add_pairs(batch, seen);
+    for (size_t i = 0; i < batch.document_starts.size(); ++i) {
+      const int32_t start = batch.document_starts[i];
+      const size_t row = static_cast<size_t>(start / kLength);
+      const int32_t token = batch.tokens[static_cast<size_t>(start)];
+      const int64_t end = i + 1 < batch.document_starts.size() ? batch.document_starts[i + 1]
+                                                               : kRows * kLength;
+      const bool is_last = end % kLength == 0;
+      const bool goes_on = is_last && batch.goes_on[row] == 1;
+      if (start % kLength == 0 && batch.carried[row] == 1) {
+        ++carried;
+        EXPECT_EQ(token, lanes[row].next_token);
+        EXPECT_EQ(batch.first_positions[i], lanes[row].next_position);
+      } else {
+        EXPECT_EQ(batch.first_positions[i], 0);
+        if (token == 0) continue;  // padding
+        ASSERT_EQ(slots_from.count(token), 1U) << "a document begins in its middle";
+        ++begun;
+        // Cut only if it must be.
+        if (slots_from[token] <= kLength) {
+          EXPECT_EQ(slots_from[token], end - start);
+        }
+        EXPECT_EQ(slots_from[token] > kLength, goes_on);
+      }
+      if (!goes_on) continue;
+      lanes[row].next_token = batch.tokens[static_cast<size_t>(end - 1)] + 1;
+      lanes[row].next_position = batch.first_positions[i] + static_cast<int32_t>(end - start);
+    }
+  }
+  EXPECT_GT(carried, 1000);
+  EXPECT_EQ(loader.counts().cut_documents, 0);
+  EXPECT_EQ(loader.counts().documents, begun);
+  // Every pair of the data equally often, but for documents under way and in the plan.
+  for (const auto& [pair, count] : pairs_of(documents)) {
+    EXPECT_NEAR(static_cast<double>(seen[pair]), static_cast<double>(loader.counts().epochs), 2.0);
+  }
+  // Best fit leaves little room although rows with a last piece are shared too.
+  EXPECT_LT(static_cast<double>(loader.counts().padding), 0.03 * 300 * kRows * kLength);
+}
+
+// Ranks take rows of a step; which documents they see, and from which states on, is theirs alone.
+TEST(Loader, ADocumentStaysWithTheRankThatBeganIt) {
+  const TemporaryFolder folder;
+  const Documents documents = distinct_documents(testing::random_lengths(50, 200, 6));
+  testing::write_corpus(folder.path(), documents, kWide);
+  DataOptions options = options_for({folder.path()});
+  options.long_documents = LongDocuments::continue_state;
+  constexpr int64_t kRows = 12;
+  Loader loader(options, 5, fixed(kRows, 8));
+  std::vector<Batch> batches;
+  for (int step = 0; step < 100; ++step) batches.push_back(loader.next());
+  for (const int64_t ranks : {2, 3, 4, 12}) {
+    const int64_t rows_per_rank = kRows / ranks;
+    // By rank, the tokens with which documents under way go on.
+    std::vector<std::multiset<int32_t>> awaited(static_cast<size_t>(ranks));
+    for (const Batch& batch : batches) {
+      std::vector<std::multiset<int32_t>> next(static_cast<size_t>(ranks));
+      for (int64_t row = 0; row < kRows; ++row) {
+        const auto rank = static_cast<size_t>(row / rows_per_rank);
+        const auto first = static_cast<size_t>(row * 8);
+        if (batch.carried[static_cast<size_t>(row)] == 1) {
+          const auto found = awaited[rank].find(batch.tokens[first]);
+          ASSERT_NE(found, awaited[rank].end());
+          awaited[rank].erase(found);
+        }
+        if (batch.goes_on[static_cast<size_t>(row)] == 1) {
+          next[rank].insert(batch.tokens[first + 7] + 1);
+        }
+      }
+      for (const std::multiset<int32_t>& left : awaited) EXPECT_TRUE(left.empty());
+      awaited = next;
+    }
+  }
+}
+
+TEST(Loader, LanesThatGoAreCountedAndTheirDocumentsGoOn) {
+  const TemporaryFolder folder;
+  // Two documents that are under way all the time.
+  const Documents documents = distinct_documents({2001, 3001});
+  testing::write_corpus(folder.path(), documents, kWide);
+  DataOptions options = options_for({folder.path()});
+  options.packing_buffer = 1;
+  options.long_documents = LongDocuments::continue_state;
+  Loader loader(options, 1, [](const Progress& progress) {
+    if (progress.step < 10) return RowPlan{2, 8};
+    if (progress.step < 20) return RowPlan{2, 16};  // longer rows cut nothing
+    return RowPlan{1, 32};
+  });
+  std::vector<int32_t> last(2);
+  for (int step = 0; step < 20; ++step) {
+    const Batch batch = loader.next();
+    for (size_t row = 0; row < 2; ++row) {
+      EXPECT_EQ(batch.carried[row], step > 0 ? 1 : 0) << step;
+      const auto first = static_cast<size_t>(batch.row_length) * row;
+      if (step > 0) {
+        EXPECT_EQ(batch.tokens[first], last[row] + 1);
+      }
+      last[row] = batch.tokens[first + static_cast<size_t>(batch.row_length) - 1];
+    }
+  }
+  EXPECT_EQ(loader.counts().cut_documents, 0);
+  Pairs seen;
+  for (int step = 20; step < 600; ++step) {
+    const Batch batch = loader.next();
+    if (step == 20) {
+      EXPECT_EQ(batch.carried, std::vector<uint8_t>{1});
+      EXPECT_EQ(batch.tokens[0], last[0] + 1);
+      EXPECT_EQ(loader.counts().cut_documents, 1);
+    }
+    add_pairs(batch, seen);
+  }
+  EXPECT_EQ(loader.counts().cut_documents, 1);
+  // The document whose lane is gone goes on from its next token.
+  const std::pair<int32_t, int32_t> next = {last[1] + 1, last[1] + 2};
+  EXPECT_GE(seen[next], 1);
 }
 
 TEST(Loader, MixesCorporaBySlots) {

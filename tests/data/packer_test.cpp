@@ -87,5 +87,27 @@ TEST(Packer, ConservesEverySlotAndNeverOverflows) {
   }
 }
 
+TEST(Packer, LongPiecesLeftWholeBeginRowsThatOthersShare) {
+  const auto piece = [](int64_t document, int64_t slots) {
+    return DocumentPiece{0, document, 0, slots};
+  };
+  // Rows of 8: 21 = 8 + 8 + 5 leaves room for 3, 16 leaves none, 11 = 8 + 3 for 5.
+  const std::vector<DocumentPiece> pieces = {piece(0, 3),  piece(1, 21), piece(2, 16), piece(3, 0),
+                                             piece(4, 11), piece(5, 4),  piece(6, 6)};
+  EXPECT_EQ(pack_whole(pieces, 8),
+            (std::vector<PackedRow>{{piece(1, 21), piece(0, 3)},
+                                    {piece(2, 16)},
+                                    {piece(4, 11), piece(5, 4)},
+                                    {piece(6, 6)}}));
+  // What was begun before comes first, whatever its length.
+  const std::vector<DocumentPiece> begun = {piece(7, 2), piece(8, 8)};
+  EXPECT_EQ(pack_whole(pieces, 8, begun),
+            (std::vector<PackedRow>{{piece(7, 2), piece(6, 6)},
+                                    {piece(8, 8)},
+                                    {piece(1, 21), piece(0, 3)},
+                                    {piece(2, 16)},
+                                    {piece(4, 11), piece(5, 4)}}));
+}
+
 }  // namespace
 }  // namespace sidewinder

@@ -23,6 +23,14 @@ TEST(SegmentCache, KnowsWhatWasAddedAndNothingElse) {
   EXPECT_FALSE(cache.find("segment 1000").has_value());
 }
 
+TEST(SegmentCache, ASegmentIsNewOnce) {
+  SegmentCache cache;
+  EXPECT_FALSE(cache.seen_before("whale"));
+  EXPECT_TRUE(cache.seen_before("whale"));
+  EXPECT_FALSE(cache.seen_before("sea"));
+  EXPECT_TRUE(cache.seen_before("sea"));
+}
+
 TEST(SegmentCache, BeginsAnewWhenFullAndStaysRight) {
   SegmentCache cache;
   int known = 0;

@@ -292,6 +292,51 @@ TEST(Resume, KilledAroundTheEdgesOfStagesEndsInTheSameBits) {
             train[1].at("train/loss"));
 }
 
+// Killed while documents are under way: their states come from the checkpoint.
+TEST(Resume, KilledInTheMiddleOfDocumentsEndsInTheSameBits) {
+  const TemporaryFolder folder;
+  testing::make_tiny_corpus(folder);
+  testing::write_growing_recipes(folder);
+  expect_same_bits_when_killed(folder, "carried.toml");
+  int64_t under_way = 0;
+  int64_t cut = 0;
+  for (const std::string& line : timeless_metrics(folder, "killed")) {
+    const nlohmann::json record = nlohmann::json::parse(line);
+    if (!record.contains("data/documents_under_way")) continue;
+    under_way += record.at("data/documents_under_way").get<int64_t>() > 0 ? 1 : 0;
+    cut = record.at("data/cut_documents");
+  }
+  EXPECT_GE(under_way, 10);
+  EXPECT_GE(cut, 1);
+  const std::string log = testing::read_file(folder / "killed/train.log");
+  EXPECT_NE(log.find("documents under way lost states so far"), std::string::npos) << log;
+  // The first edge changes the rotary base, so that keys from before it are of no use.
+  EXPECT_NE(log.find("step 5: blocks w start anew in"), std::string::npos) << log;
+}
+
+TEST(Resume, ChunksOfRowsChangeNothingButRounding) {
+  const TemporaryFolder folder;
+  testing::make_tiny_corpus(folder);
+  testing::write_growing_recipes(folder);
+  std::map<std::string, std::vector<double>> losses;
+  for (const char* chunk : {"0", "12"}) {
+    const std::string run = std::string("chunk-") + chunk;
+    const ProgramResult done =
+        run_program({"train", "carried.toml", "--set", "run.folder=" + run, "--set",
+                     "train.precision=f32", "--set", std::string("train.sequence_chunk=") + chunk},
+                    folder.path());
+    ASSERT_EQ(done.exit_code, 0) << done.errors;
+    for (const std::string& line : timeless_metrics(folder, run)) {
+      const nlohmann::json record = nlohmann::json::parse(line);
+      if (record.contains("train/loss")) losses[run].push_back(record.at("train/loss"));
+    }
+  }
+  ASSERT_EQ(losses["chunk-12"].size(), static_cast<size_t>(testing::kTinySteps));
+  for (size_t i = 0; i < losses["chunk-12"].size(); ++i) {
+    EXPECT_NEAR(losses["chunk-12"][i], losses["chunk-0"][i], 2e-3) << i;
+  }
+}
+
 TEST(Resume, MasksGrowInTheSameBitsToo) {
   const TemporaryFolder folder;
   testing::make_tiny_corpus(folder);

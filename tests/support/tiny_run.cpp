@@ -93,6 +93,13 @@ learning_rate = "rewarm"
 rewarm_steps = 3
 validate_lengths = [128]
 )" << stages;
+  std::ofstream(folder / "carried.toml") << R"(
+extends = "tiny.toml"
+[data]
+long_documents = "continue_state"
+[context]
+curve = "stages"
+)" << stages;
   std::ofstream(folder / "masked.toml") << R"(
 extends = "tiny.toml"
 [context]

@@ -16,7 +16,8 @@ inline constexpr int kTinySteps = 14;
 
 // growing.toml: the same run with a context that grows from 16 over 32 to 64 at steps 4 and 9, in
 // the middle of packing plans, with a growing window, a learning rate that warms up again, and
-// documents that wait for rows that hold them. masked.toml: the same stages as fragments of full
+// documents that wait for rows that hold them. carried.toml: the same stages with documents that go on
+// with their states, some of which lose their lanes at the edges. masked.toml: the same stages as fragments of full
 // rows.
 void write_growing_recipes(const TemporaryFolder& folder);
 

@@ -45,6 +45,8 @@ struct Case {
   const char* layers;
   RecomputeKind recompute;
   Precision precision;
+  int64_t chunk = 0;
+  LongDocuments long_documents = LongDocuments::continue_reset;
 };
 
 class PlannedPeak : public ::testing::TestWithParam<Case> {};
@@ -54,6 +56,8 @@ TEST_P(PlannedPeak, IsWithinThreePercentOfTheAllocatorsAtThreeLengths) {
     Recipe recipe = recipe_of(GetParam().layers, context);
     recipe.train.recompute = GetParam().recompute;
     recipe.train.precision = GetParam().precision;
+    recipe.train.sequence_chunk = GetParam().chunk;
+    recipe.data.long_documents = GetParam().long_documents;
     const MemoryPlan plan = plan_memory(recipe);
     const auto measured = static_cast<double>(measured_peak(recipe));
     RecordProperty("bytes_at_" + std::to_string(context), std::to_string(plan.peak_bytes));
@@ -61,23 +65,29 @@ TEST_P(PlannedPeak, IsWithinThreePercentOfTheAllocatorsAtThreeLengths) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(MemoryPlan, PlannedPeak,
-                         ::testing::Values(Case{"ff", RecomputeKind::none, Precision::f32},
-                                           Case{"ff", RecomputeKind::block, Precision::bf16},
-                                           Case{"ww", RecomputeKind::none, Precision::bf16},
-                                           Case{"ww", RecomputeKind::block, Precision::f32},
-                                           Case{"mm", RecomputeKind::none, Precision::f32},
-                                           Case{"mm", RecomputeKind::none, Precision::bf16},
-                                           Case{"mm", RecomputeKind::block, Precision::f32},
-                                           Case{"mwf", RecomputeKind::none, Precision::f32},
-                                           Case{"mwf", RecomputeKind::none, Precision::bf16},
-                                           Case{"mwf", RecomputeKind::block, Precision::bf16}),
-                         [](const auto& test) {
-                           return std::string(test.param.layers) +
-                                  (test.param.recompute == RecomputeKind::block ? "_recompute"
-                                                                                : "_keep") +
-                                  (test.param.precision == Precision::bf16 ? "_bf16" : "_f32");
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    MemoryPlan, PlannedPeak,
+    ::testing::Values(
+        Case{"ff", RecomputeKind::none, Precision::f32},
+        Case{"ff", RecomputeKind::block, Precision::bf16},
+        Case{"ww", RecomputeKind::none, Precision::bf16},
+        Case{"ww", RecomputeKind::block, Precision::f32},
+        Case{"mm", RecomputeKind::none, Precision::f32},
+        Case{"mm", RecomputeKind::none, Precision::bf16},
+        Case{"mm", RecomputeKind::block, Precision::f32},
+        Case{"mwf", RecomputeKind::none, Precision::f32},
+        Case{"mwf", RecomputeKind::none, Precision::bf16},
+        Case{"mwf", RecomputeKind::block, Precision::bf16},
+        Case{"mwf", RecomputeKind::none, Precision::bf16, 200},
+        Case{"mwm", RecomputeKind::none, Precision::f32, 300, LongDocuments::continue_state},
+        Case{"mwm", RecomputeKind::block, Precision::bf16, 0, LongDocuments::continue_state}),
+    [](const auto& test) {
+      return std::string(test.param.layers) +
+             (test.param.recompute == RecomputeKind::block ? "_recompute" : "_keep") +
+             (test.param.precision == Precision::bf16 ? "_bf16" : "_f32") +
+             (test.param.chunk > 0 ? "_chunks" : "") +
+             (test.param.long_documents == LongDocuments::continue_state ? "_lanes" : "");
+    });
 
 TEST(MemoryPlan, CountsTheCopyThatCheckpointsAreWrittenFrom) {
   Recipe recipe = recipe_of("mw", 512);

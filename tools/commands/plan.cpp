@@ -82,6 +82,10 @@ class PieceLengths {
         if (is_long && drops) continue;
         const int64_t used = is_long && policy_ == LongDocuments::truncate ? row_length : length;
         tokens += count * static_cast<double>(used);
+        if (policy_ == LongDocuments::continue_state && fragment == 0) {
+          pairs += count * static_cast<double>(pattern.pairs(used));
+          continue;
+        }
         pairs += count * (static_cast<double>(used / row_length) * cut(row_length) +
                           cut(used % row_length));
       }
