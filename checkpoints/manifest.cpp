@@ -86,7 +86,7 @@ class ManifestReader {
   }
 
   std::string digest(const Json& object) const {
-    const std::string value = text(object, "digest");
+    std::string value = text(object, "digest");
     if (value.size() != kDigestLength ||
         value.find_first_not_of("0123456789abcdef") != std::string::npos) {
       fail("digest is '{}' where 32 hexadecimal digits are needed", value);
@@ -288,6 +288,7 @@ Shape to_shape(const std::vector<int64_t>& sizes) {
 
 std::vector<int64_t> to_sizes(const Shape& shape) {
   std::vector<int64_t> sizes;
+  sizes.reserve(static_cast<size_t>(shape.rank()));
   for (int i = 0; i < shape.rank(); ++i) sizes.push_back(shape[i]);
   return sizes;
 }

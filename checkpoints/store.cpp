@@ -313,7 +313,7 @@ std::vector<FoundCheckpoint> list_checkpoints(const std::string& folder) {
   std::vector<FoundCheckpoint> result;
   for (const std::string& name : names_in(folder)) {
     const std::optional<int64_t> step = step_of(name);
-    if (step) result.push_back({folder + "/" + name, *step});
+    if (step) result.push_back({(fs::path(folder) / name).string(), *step});
   }
   std::sort(result.begin(), result.end(),
             [](const FoundCheckpoint& a, const FoundCheckpoint& b) { return a.step > b.step; });

@@ -144,7 +144,7 @@ Var HybridModel::continued(Dtype dtype, const std::vector<int32_t>& tokens,
   pass.attention_layout = std::make_shared<const SequenceLayout>(
       SequenceLayout::continuation(1, count, state.position));
   pass.state_layout = pass.attention_layout;
-  const Var x = hidden(pass, Tensor::from<int32_t>({count}, tokens), false, &state, {});
+  Var x = hidden(pass, Tensor::from<int32_t>({count}, tokens), false, &state, {});
   state.position += count;
   return x;
 }

@@ -284,14 +284,14 @@ class ProblemFinder {
       const auto set = options_.stages[i].blocks.find(letter);
       const bool is_set = set != options_.stages[i].blocks.end() && get(set->second) > 0;
       const double value = is_set ? get(set->second) : of_model;
-      const std::string key = stage_key(i, "block." + letter + "." + name);
+      const std::string key = stage_key(i, fmt::format("block.{}.{}", letter, name));
       if (value < before) {
         add({key, stage_key(i - 1, "block." + letter)},
             fmt::format("{} is smaller than in the stage before, {}{}", value, before,
                         before == of_model ? " (the model's, where none is set)" : ""),
             "it may only grow");
       }
-      const std::string model_key = "model.block." + letter + "." + name;
+      const std::string model_key = fmt::format("model.block.{}.{}", letter, name);
       if (i + 1 == options_.stages.size() && value != of_model) {
         add({key, model_key},
             fmt::format("the last stage has {}, but {} is {}", value, model_key, of_model),

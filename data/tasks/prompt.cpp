@@ -158,7 +158,7 @@ bool SettingReader::boolean(const std::string& name, bool fallback) const {
 
 std::string task_label(const TaskKind& kind, const TaskSettings& settings) {
   std::string label = kind.name;
-  for (const auto& [name, value] : settings) label += ":" + name + "=" + value;
+  for (const auto& [name, value] : settings) label += fmt::format(":{}={}", name, value);
   return label;
 }
 

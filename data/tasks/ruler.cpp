@@ -164,6 +164,7 @@ class CommonWords : public RulerTask {
     const std::vector<int64_t> order =
         draws.distinct(static_cast<int64_t>(words_.size()), static_cast<int64_t>(words_.size()));
     std::vector<std::string> words;
+    words.reserve(order.size());
     for (const int64_t i : order) words.push_back(words_[static_cast<size_t>(i)]);
     std::string shot;
     if (shots_ > 0) {

@@ -38,8 +38,7 @@ std::vector<Tensor> output_weights(const std::vector<Var>& outputs) {
 
 double scalar(const DifferentiableFunction& function, const std::vector<Tensor>& inputs,
               const std::vector<Tensor>& weights) {
-  std::vector<Var> constants;
-  for (const Tensor& input : inputs) constants.emplace_back(input);
+  const std::vector<Var> constants(inputs.begin(), inputs.end());
   const std::vector<Var> outputs = function(constants);
   double sum = 0;
   for (size_t i = 0; i < outputs.size(); ++i) sum += inner(outputs[i].value(), weights[i]);
@@ -52,10 +51,12 @@ GradientError check_gradients(const DifferentiableFunction& function,
                               const std::vector<Tensor>& inputs) {
   Tape tape;
   std::vector<Var> leaves;
+  leaves.reserve(inputs.size());
   for (const Tensor& input : inputs) leaves.push_back(tape.leaf(input));
   const std::vector<Var> outputs = function(leaves);
   const std::vector<Tensor> weights = output_weights(outputs);
   std::vector<Tensor> seeds;
+  seeds.reserve(weights.size());
   for (const Tensor& weight : weights) seeds.push_back(weight.clone());
   tape.backward(outputs, std::move(seeds));
 

@@ -492,6 +492,7 @@ TEST(Loader, ADocumentStaysWithTheRankThatBeganIt) {
   constexpr int64_t kRows = 12;
   Loader loader(options, 5, fixed(kRows, 8));
   std::vector<Batch> batches;
+  batches.reserve(100);
   for (int step = 0; step < 100; ++step) batches.push_back(loader.next());
   for (const int64_t ranks : {2, 3, 4, 12}) {
     const int64_t rows_per_rank = kRows / ranks;

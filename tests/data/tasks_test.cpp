@@ -121,6 +121,7 @@ std::string grep(const std::string& name, const std::string& prompt) {
     std::map<std::string, int> counts;
     for (std::string word; text >> word;) ++counts[word];
     std::vector<std::pair<int, std::string>> order;
+    order.reserve(counts.size());
     for (const auto& [word, count] : counts) order.emplace_back(-count, word);
     std::sort(order.begin(), order.end());
     std::string answer;

@@ -252,7 +252,9 @@ TEST(Resume, KilledAroundTheEdgesOfStagesEndsInTheSameBits) {
   for (const auto& [step, record] : train) {
     EXPECT_EQ(record.at("train/context"), step <= 4 ? 16 : step <= 9 ? 32 : 64) << step;
     EXPECT_EQ(record.at("train/window/w"), step <= 4 ? 4 : 16) << step;
-    const auto count = [&](const char* name) { return record.at(name).get<int64_t>(); };
+    const auto count = [&metrics = record](const char* name) {
+      return metrics.at(name).get<int64_t>();
+    };
     EXPECT_EQ(count("data/trained_tokens") + count("data/padding"), 128 * step);
     EXPECT_EQ(count("data/drawn_tokens"), count("data/trained_tokens") +
                                               count("data/dropped_tokens") +

@@ -389,7 +389,7 @@ TEST_P(AttentionPath, ChunkedDecodingEqualsTheWholeSequence) {
       const int64_t past = done + kUnused;
       const SequenceLayout layout = SequenceLayout::continuation(2, chunk, done, past, done);
       const auto rows_of = [&](const Tensor& x, int64_t begin, int64_t end) {
-        const Tensor result = Tensor::zeros(
+        Tensor result = Tensor::zeros(
             {2 * (end - begin + (begin == 0 ? kUnused : 0)), x.size(1), x.size(2)}, x.dtype());
         const int64_t pad = begin == 0 ? kUnused : 0;
         const int64_t length = end - begin + pad;

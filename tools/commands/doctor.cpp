@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <optional>
 #include <sstream>
 #include <string_view>
@@ -103,9 +104,10 @@ FirstTouch first_touch(int advice) {
     void* const raw = mmap(nullptr, kBytes + kHugePage, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (raw == MAP_FAILED) return result;
-    const auto address = reinterpret_cast<uintptr_t>(raw);
-    auto* const memory =
-        reinterpret_cast<volatile char*>((address + kHugePage - 1) / kHugePage * kHugePage);
+    void* aligned = raw;
+    size_t room = kBytes + kHugePage;
+    std::align(kHugePage, kBytes, aligned, room);
+    auto* const memory = static_cast<volatile char*>(aligned);
     madvise(const_cast<char*>(memory), kBytes, advice);
     const double before = huge_kib();
     const auto begin = std::chrono::steady_clock::now();

@@ -65,7 +65,8 @@ class PieceLengths {
                          int64_t fragment = 0) const {
     const auto cut = [&](int64_t length) {
       if (fragment == 0) return static_cast<double>(pattern.pairs(length));
-      return static_cast<double>(length / fragment) * static_cast<double>(pattern.pairs(fragment)) +
+      const int64_t whole = length / fragment;
+      return static_cast<double>(whole * pattern.pairs(fragment)) +
              static_cast<double>(pattern.pairs(length % fragment));
     };
     if (!known()) return cut(row_length) / static_cast<double>(row_length);
@@ -86,8 +87,8 @@ class PieceLengths {
           pairs += count * static_cast<double>(pattern.pairs(used));
           continue;
         }
-        pairs += count * (static_cast<double>(used / row_length) * cut(row_length) +
-                          cut(used % row_length));
+        const int64_t whole = used / row_length;
+        pairs += count * (static_cast<double>(whole) * cut(row_length) + cut(used % row_length));
       }
       if (tokens == 0) continue;
       result += corpus.share * pairs / tokens;
@@ -236,7 +237,8 @@ json print_memory(const Recipe& recipe) {
        fmt::format("activations, their gradients, work space; recompute {}",
                    recipe.train.recompute == RecomputeKind::block ? "on" : "off")},
       {"  copy to save from", bytes_cell(plan.copy_bytes),
-       plan.copy_bytes > 0 ? "checkpoint.asynchronous" : "none: nothing is saved in the background"},
+       plan.copy_bytes > 0 ? "checkpoint.asynchronous"
+                           : "none: nothing is saved in the background"},
       {"  high-water mark", bytes_cell(plan.peak_bytes),
        fmt::format("{} are available here", bytes_cell(available))},
       {"  while resuming", bytes_cell(plan.resume_bytes), "the checkpoint beside what it fills"}};
