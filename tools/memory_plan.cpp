@@ -77,6 +77,17 @@ std::vector<Change> changes_of(const Recipe& recipe) {
   if (several_rows && keeps_all) {
     add(micro_text + " and " + recompute_text, [&](Recipe& r) { one_row(r), recompute(r); });
   }
+  constexpr int64_t kChunk = 2048;
+  if (recipe.train.sequence_chunk == 0 && context > kChunk) {
+    add(fmt::format("train.sequence_chunk = {}{}{}", kChunk,
+                    keeps_all ? "" : " and train.recompute = \"none\"",
+                    several_rows ? " and " + micro_text : ""),
+        [&](Recipe& r) {
+          one_row(r);
+          r.train.recompute = RecomputeKind::none;
+          r.train.sequence_chunk = kChunk;
+        });
+  }
   if (recipe.train.precision == Precision::f32) {
     add("train.precision = \"bf16\"", [](Recipe& r) { r.train.precision = Precision::bf16; });
   }
@@ -86,6 +97,7 @@ std::vector<Change> changes_of(const Recipe& recipe) {
         [&](Recipe& r) {
           r.train.context = context / 2;
           r.train.tokens_per_micro_batch = r.train.context;
+          r.train.sequence_chunk = 0;
           recompute(r);
         });
   }

@@ -213,7 +213,7 @@ TEST(Positions, GenerationEqualsTheTrainingForward) {
 TEST(Positions, CachedKeysFollowFrequenciesThatChangeWithTheLength) {
   for (const std::string kind : {"dynamic", "longrope"}) {
     for (const std::string layers : {"mf", "mw"}) {
-      SCOPED_TRACE(kind + " " + layers);
+      SCOPED_TRACE(::testing::Message() << kind << " " << layers);
       HybridModel model = model_with(layers, position_kinds().at(kind), Dtype::f64);
       const std::vector<int32_t> tokens = random_tokens(80, 37, 9);
       GenerationState state;

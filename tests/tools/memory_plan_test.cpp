@@ -126,6 +126,21 @@ TEST(DryRun, EndsWithItsObject) {
   for (int64_t i = 0; i < 1000; ++i) ASSERT_EQ(tensor.at(i), 0.0);
 }
 
+TEST(MemoryProblem, LongRowsThatDoNotFitAreToBeChunked) {
+  Recipe recipe = recipe_of("mw", 1 << 16);
+  recipe.train.recompute = RecomputeKind::block;
+  const int64_t recomputed = plan_memory(recipe).peak_bytes;
+  Recipe chunked = recipe;
+  chunked.train.recompute = RecomputeKind::none;
+  chunked.train.sequence_chunk = 2048;
+  const int64_t in_chunks = plan_memory(chunked).peak_bytes;
+  ASSERT_LT(2 * in_chunks, recomputed);
+  const std::string problem = memory_problem(recipe, (in_chunks + recomputed) / 2);
+  EXPECT_NE(problem.find("train.sequence_chunk = 2048 and train.recompute = \"none\""),
+            std::string::npos)
+      << problem;
+}
+
 TEST(MemoryProblem, IsEmptyWhereThePlanFits) {
   EXPECT_EQ(memory_problem(recipe_of("mw", 64), int64_t{4} << 30), "");
 }
