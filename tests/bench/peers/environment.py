@@ -86,7 +86,7 @@ def variables(folder, tuned):
         if allocator:
             preload.append(allocator)
             told["MALLOC_CONF"] = ALLOCATOR
-        told |= {"LD_PRELOAD": ":".join(preload), "OMP_WAIT_POLICY": "passive"}
+        told |= {"LD_PRELOAD": ":".join(preload), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "active")}
     values |= told
     # Compiled kernels are kept, so that a second run starts quickly.
     values["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
