@@ -56,7 +56,7 @@ const std::pair<const char*, Var LaneState::*> kMembers[] = {{"conv", &LaneState
                                                              {"keys", &LaneState::keys},
                                                              {"values", &LaneState::values}};
 
-constexpr const char* kPrefix = "lanes/";
+constexpr std::string_view kPrefix = "lanes/";
 
 // The number at the beginning of `text`, which is cut off it with the separator that follows.
 int64_t take_number(std::string_view& text, std::string_view separator) {
@@ -200,8 +200,8 @@ void Lanes::load(const std::vector<NamedTensor>& tensors, int64_t rows) {
   lanes_.assign(static_cast<size_t>(rows), {});
   for (const NamedTensor& entry : tensors) {
     std::string_view rest = entry.name;
-    if (rest.substr(0, 6) != kPrefix) continue;
-    rest.remove_prefix(6);
+    if (rest.substr(0, kPrefix.size()) != kPrefix) continue;
+    rest.remove_prefix(kPrefix.size());
     const int64_t lane = take_number(rest, "/blocks.");
     const int64_t block = take_number(rest, "/");
     const auto* const member =
