@@ -215,7 +215,8 @@ StepReport Trainer::step() {
         {.scale = scale,
          .z_loss = options_.train.z_loss,
          .recompute = options_.train.recompute == RecomputeKind::block,
-         .chunk = options_.train.sequence_chunk},
+         .chunk = options_.train.sequence_chunk,
+         .before_update = row + micro.rows == batch.rows},
         {.before = before.empty() ? nullptr : &before, .after = any_goes_on ? &after : nullptr});
     lanes_.keep(micro, row, after);
     report.loss += out.loss;
