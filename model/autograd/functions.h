@@ -32,7 +32,6 @@ Var add(const Var& a, const Var& b);
 Var reshape(const Var& x, Shape shape);
 // Columns of [T, D] as views of the given widths.
 std::vector<Var> split(const Var& x, std::span<const int64_t> widths);
-Var swiglu(const Var& gate_up);
 Var rope(const Var& x, const Tensor& position, const RopeTable& table);
 // Overwrites the value of x: for one that no function has kept, as the result of a product or norm.
 Var rope_in_place(const Var& x, const Tensor& position, const RopeTable& table);

@@ -174,8 +174,6 @@ std::vector<GradientCase> gradient_cases(Dtype dtype, CaseSize size) {
              return std::vector<Var>{parts[2], parts[0]};  // one part unused
            },
            {{{tokens, width + 3}, false}});
-  add_case("swiglu", [](const std::vector<Var>& in) { return std::vector<Var>{swiglu(in[0])}; },
-           {{{tokens, 2 * width + 2}, false}});
   add_case("rms_norm_linear",
            [type](const std::vector<Var>& in) {
              // The input is used twice, so that gradients join.
@@ -314,12 +312,17 @@ std::vector<GradientCase> gradient_cases(Dtype dtype, CaseSize size) {
              {{{tokens, width}, false}, {{vocabulary, width}, true, 0.3}});
   }
   add_case("recompute",
-           [](const std::vector<Var>& in) {
-             return std::vector<Var>{
-                 recompute(in[0], [](Tape*, const Var& x) { return swiglu(add(x, x)); },
-                           in[0].tape())};
+           [layout, head, type](const std::vector<Var>& in) {
+             const RopeTable table = ops::rope_table({.head_width = head, .rotary_width = head},
+                                                     layout.row_length, accumulator_of(type(in[0])));
+             return std::vector<Var>{recompute(
+                 in[0],
+                 [position = layout.position, table](Tape*, const Var& x) {
+                   return rope(add(x, x), position, table);
+                 },
+                 in[0].tape())};
            },
-           {{{tokens, 2 * width}, false}});
+           {{{tokens, 2, head}, false}});
   return cases;
 }
 
