@@ -24,6 +24,7 @@
 #include "tests/support/random.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_run.h"
+#include "tools/assemble.h"
 
 namespace sidewinder {
 namespace {
@@ -318,6 +319,42 @@ TEST(Resume, KilledInTheMiddleOfDocumentsEndsInTheSameBits) {
   EXPECT_NE(log.find("documents under way lost states so far"), std::string::npos) << log;
   // The first edge changes the rotary base, so that keys from before it are of no use.
   EXPECT_NE(log.find("step 5: blocks w start anew in"), std::string::npos) << log;
+}
+
+// Random keys are stored nowhere: a run that goes on draws the same again.
+TEST(Masks14, ARunKilledAfterEveryStepKeepsItsRandomKeys) {
+  const TemporaryFolder folder;
+  testing::make_tiny_corpus(folder);
+  testing::write_tiny_recipe(folder);
+  std::ofstream(folder / "random.toml") << R"(
+extends = "tiny.toml"
+[model.block.w]
+pattern = "bigbird"
+pattern_block = 8
+global_tokens = 8
+random_blocks = 2
+pattern_seed = 5
+)";
+  expect_same_bits_when_killed(folder, "random.toml");
+  const auto mask = [&](const std::string& run) {
+    const TrainedModel trained = load_trained_model(folder / run);
+    const AttentionPattern pattern =
+        attention_pattern(trained.recipe.model.blocks.at("w"), "blocks.1.mixer");
+    std::string text;
+    for (int64_t query = 0; query < 64; ++query) {
+      const AttentionRow row = pattern.row(query);
+      for (int64_t key = 0; key < 64; ++key) text += row.allows(key) ? '1' : '0';
+    }
+    return text;
+  };
+  EXPECT_EQ(mask("killed"), mask("whole"));
+  // The seed is in the weights: with another one the run ends elsewhere.
+  const ProgramResult other = run_program({"train", "random.toml", "--set", "run.folder=other",
+                                           "--set", "model.block.w.pattern_seed=6"},
+                                          folder.path());
+  ASSERT_EQ(other.exit_code, 0) << other.errors;
+  EXPECT_NE(mask("other"), mask("whole"));
+  EXPECT_NE(timeless_metrics(folder, "other").back(), timeless_metrics(folder, "whole").back());
 }
 
 TEST(Resume, ChunksOfRowsChangeNothingButRounding) {

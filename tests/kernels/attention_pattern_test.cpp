@@ -171,8 +171,7 @@ TEST(AttentionPattern, VisitedKeysAreThoseSeenAndNoFarOnesBesides) {
             for (int64_t query = first; query <= last; ++query) {
               seeing += pattern.allows(query, key) ? 1 : 0;
             }
-            // Strided patterns visit everything where it lies.
-            ASSERT_EQ(visited[static_cast<size_t>(key)], seeing > 0 && end <= near.begin ? 1 : 0);
+            ASSERT_EQ(visited[static_cast<size_t>(key)], seeing > 0 ? 1 : 0);
           }
           for (size_t i = 0; i < far.keys.size(); ++i) {
             if (static_cast<int64_t>(i) >= far.shared) continue;
@@ -181,6 +180,45 @@ TEST(AttentionPattern, VisitedKeysAreThoseSeenAndNoFarOnesBesides) {
             }
           }
         }
+      }
+    }
+  }
+}
+
+TEST(AttentionPattern, EveryVisibleKeyBelongsToOnePart) {
+  for (const AttentionPattern& pattern : all_patterns()) {
+    SCOPED_TRACE(testing::text_of(pattern));
+    const std::vector<AttentionPart> parts = pattern.parts();
+    for (int64_t query = 0; query < 60; ++query) {
+      std::vector<int> seen(60, 0);
+      for (const AttentionPart& part : parts) {
+        const int64_t r = query % part.step;
+        const AttentionPartRow row(part, query / part.step, r);
+        const AttentionPattern::Span near = part.near(query / part.step, r);
+        for (int64_t key = r; key < 60; key += part.step) {
+          const int64_t within = key / part.step;
+          const bool allowed = row.allows(within);
+          const bool in_span = near.begin <= within && within < near.end;
+          seen[static_cast<size_t>(key)] += allowed ? 1 : 0;
+          if (part.sees_only_near()) {
+            EXPECT_TRUE(in_span || !allowed);
+          }
+          if (part.sees_all_near()) {
+            EXPECT_TRUE(allowed || !in_span);
+          }
+          if (!part.needs_visibility()) {
+            EXPECT_EQ(allowed, in_span);
+          }
+        }
+        if (query >= part.step) {
+          const AttentionPattern::Span before = part.near(query / part.step - 1, r);
+          EXPECT_LE(before.begin, near.begin);
+          EXPECT_LE(before.end, near.end);
+        }
+      }
+      for (int64_t key = 0; key < 60; ++key) {
+        ASSERT_EQ(seen[static_cast<size_t>(key)], pattern.allows(query, key) ? 1 : 0)
+            << query << " " << key;
       }
     }
   }
