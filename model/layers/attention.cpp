@@ -74,12 +74,12 @@ const RopeTable& Attention::rope_table(int64_t positions, int64_t length, Dtype 
   return rope_table_;
 }
 
-Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
+Var Attention::forward(const Pass& pass, const Norm& norm, const Var& x) {
   const SequenceLayout& layout = *pass.attention_layout;
   const int64_t tokens = layout.tokens();
   const std::array<int64_t, 3> widths = {heads_ * head_width_, key_value_heads_ * head_width_,
                                          key_value_heads_ * head_width_};
-  std::vector<Var> qkv = split(linear(x, pass(qkv_)), widths);
+  std::vector<Var> qkv = split(normed_linear(pass, norm, x, qkv_), widths);
   Var q = reshape(qkv[0], {tokens, heads_, head_width_});
   Var k = reshape(qkv[1], {tokens, key_value_heads_, head_width_});
   Var v = reshape(qkv[2], {tokens, key_value_heads_, head_width_});
@@ -117,8 +117,8 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
     } else {
       table = rope_table(end, length, accumulator_of(pass.dtype));
     }
-    q = rope(q, positions, table);
-    if (!turns_cache) k = rope(k, positions, table);
+    q = rope_in_place(q, positions, table);
+    if (!turns_cache) k = rope_in_place(k, positions, table);
   }
   if (pass.state != nullptr) {
     auto [keys, values] = with_cache(*pass.state, k.value(), v.value());
@@ -145,7 +145,7 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
   }
   Var mixed = attention(q, k, v, *used, pattern_, scale, slopes_);
   mixed = reshape(mixed, {tokens, heads_ * head_width_});
-  return linear_add(mixed, pass(out_), residual);
+  return linear_add(mixed, pass(out_), x);
 }
 
 // Xiao et al. 2023: the place of a query in its cache stays the last one when that is full. Near

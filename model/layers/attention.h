@@ -13,7 +13,7 @@ class Attention final : public Layer {
   Attention(const std::string& name, int64_t width, const BlockOptions& options, double norm_eps,
             const Initializer& initializer, double residual_divisor);
 
-  Var forward(const Pass& pass, const Var& x, const Var& residual) override;
+  Var forward(const Pass& pass, const Norm& norm, const Var& x) override;
   void visit(const ParameterVisitor& visitor) override;
   int64_t matrix_elements() const override;
   int64_t pair_elements() const override { return 2 * heads_ * head_width_; }

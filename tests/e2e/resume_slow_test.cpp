@@ -1,6 +1,7 @@
 // The promise: a killed run continues bit for bit. A short run is killed with SIGKILL after every
 // step, in the middle of packing carries and across the end of an epoch, and continued; its final
 // weights, moments and metrics equal those of a run that nobody disturbed.
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <signal.h>
@@ -13,6 +14,7 @@
 #include <fstream>
 #include <functional>
 #include <map>
+#include <set>
 #include <sstream>
 #include <string>
 
@@ -383,6 +385,80 @@ TEST(Resume, MasksGrowInTheSameBitsToo) {
   testing::make_tiny_corpus(folder);
   testing::write_growing_recipes(folder);
   expect_same_bits_when_killed(folder, "masked.toml");
+}
+
+// The warm-up recipes of the tree, made small: their edges come at steps 4, 7 and 10, or after every
+// step of the curve.
+TEST(Resume, WarmupRecipesOfTheTreeEndInTheSameBits) {
+  const std::string small = R"(
+[model]
+width = 32
+vocabulary = 256
+repeat = 2
+[data]
+validation = "tokens/validation"
+packing_buffer = 3
+[[data.train]]
+name = "documents"
+folder = "tokens/train"
+[train]
+steps = 14
+context = 64
+tokens_per_step = 128
+tokens_per_micro_batch = 64
+log_every = 1
+validate_every = 0
+validate_tokens = 0
+[learning_rate]
+warmup_steps = 2
+[checkpoint]
+every_steps = 1
+keep_last = 2
+keep_every = 0
+)";
+  const auto stages = [](bool windows) {
+    std::string text = "[context]\nvalidate_lengths = [16]\n";
+    const int64_t from[] = {0, 4, 7, 10};
+    for (int64_t i = 0; i < 4; ++i) {
+      text += fmt::format("[[context.stage]]\nfrom = {}\nlength = {}\n", from[i], 8 << i);
+      if (windows && i < 2) text += fmt::format("[context.stage.block.w]\nwindow = {}\n", 2 << i);
+    }
+    return text;
+  };
+  struct Case {
+    std::string recipe, blocks, context;
+    std::vector<int64_t> lengths;  // after the first step, and after the last
+  };
+  const std::string heads = "head_width = 16\nhidden = 64\n";
+  for (const Case& recipe :
+       {Case{"smoke/warmup", "[model.block.g]\n" + heads, stages(false), {8, 64}},
+        Case{"pretrain/samba-20m-warmup",
+             "[model.block.m]\nstate = 4\nhidden = 64\ndt_rank = 2\n[model.block.w]\nwindow = 8\n" +
+                 heads,
+             stages(true),
+             {8, 64}},
+        Case{"smoke/copy-warmup",
+             "[model.block.m]\nstate = 4\nhidden = 64\n[model.block.w]\nhidden = 64\n"
+             "head_width = 16\n",
+             "[context]\nfirst = 8\nramp = 11\n",
+             {8, 64}}}) {
+    SCOPED_TRACE(recipe.recipe);
+    const TemporaryFolder folder;
+    testing::make_tiny_corpus(folder);
+    std::ofstream(folder / "short.toml")
+        << fmt::format("extends = \"{}/recipes/{}.toml\"\n", SIDEWINDER_SOURCE_DIR, recipe.recipe)
+        << small << recipe.blocks << recipe.context;
+    expect_same_bits_when_killed(folder, "short.toml");
+    std::vector<int64_t> lengths;
+    for (const std::string& line : timeless_metrics(folder, "killed")) {
+      const nlohmann::json record = nlohmann::json::parse(line);
+      if (record.contains("train/context")) lengths.push_back(record["train/context"]);
+    }
+    ASSERT_EQ(lengths.size(), static_cast<size_t>(testing::kTinySteps));
+    EXPECT_EQ(lengths.front(), recipe.lengths.front());
+    EXPECT_EQ(lengths.back(), recipe.lengths.back());
+    EXPECT_GE(std::set<int64_t>(lengths.begin(), lengths.end()).size(), 4U);
+  }
 }
 
 TEST(Resume, NumberOfThreadsDoesNotMatter) {

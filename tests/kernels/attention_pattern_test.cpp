@@ -69,6 +69,23 @@ TEST(AttentionPattern, CountsOnA24By24Grid) {
   }
 }
 
+// The published pictures of patterns that look both ways: ours are their lower halves.
+TEST(AttentionPattern, CountsOfPatternsThatLookBothWays) {
+  const auto both_ways = [](const AttentionPattern& pattern) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < 24; ++i) {
+      for (int64_t j = 0; j < 24; ++j) {
+        count += pattern.allows(i, j) || pattern.allows(j, i) ? 1 : 0;
+      }
+    }
+    return count;
+  };
+  EXPECT_EQ(both_ways({.window = 5}), 196);
+  EXPECT_EQ(both_ways({.window = 5, .dilation = 2}), 176);
+  EXPECT_EQ(both_ways({.window = 5, .global = 2}), 270);  // Longformer
+  EXPECT_EQ(both_ways({.window = 3, .global = 2}), 196);
+}
+
 TEST(AttentionPattern, AWindowSeesAsManyKeysAsItSays) {
   const AttentionPattern pattern{4};
   for (int64_t query = 0; query < 24; ++query) {
@@ -93,6 +110,8 @@ TEST(AttentionPattern, TilesOfAWindow) {
     const int64_t per_tile = (window - 1 + 63) / 64 + 1;
     EXPECT_EQ(pattern.tiles(8192, 64) - pattern.tiles(8192 - 64, 64), per_tile) << window;
   }
+  // 176 cells are computed for the 140 of the own and the previous block.
+  EXPECT_EQ((AttentionPattern{.window = 8, .block = 4}.tiles(24, 4)), 11);
   EXPECT_EQ(AttentionPattern{}.tiles(24, 4), 21);  // 336 cells of the lower triangle of blocks
 }
 

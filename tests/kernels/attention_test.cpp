@@ -679,8 +679,9 @@ Chunked overlapping_chunks(const Problem& p, const Inputs& in, int64_t reach) {
 }
 
 TEST(Attention, WindowEqualsOverlappingChunks) {
-  for (const int64_t reach : {1, 4, 13}) {
-    for (const int64_t length : {1, 3, 24, 40, 53}) {
+  // Lengths below the window, of it, and over tiles of 16 to 96; few are multiples of either.
+  for (const int64_t reach : {1, 4, 13, 37}) {
+    for (const int64_t length : {1, 3, 24, 40, 53, 131}) {
       SCOPED_TRACE(std::to_string(reach) + " " + std::to_string(length));
       Problem p{.layout = SequenceLayout::unpacked(1, length),
                 .pattern = {reach + 1},

@@ -258,6 +258,30 @@ TEST(ContextSchedule, IsAFunctionOfProgressAlone) {
   }
 }
 
+// Steps of other sizes come by the same plan at equal row slots; only the rows are more.
+TEST(ContextSchedule, IsAFunctionOfRowSlotsWhateverTheSizeOfSteps) {
+  ContextOptions stages = three_stages();
+  stages.unit = ContextUnit::row_slots;
+  for (StageOptions& stage : stages.stages) stage.from *= 64;
+  ContextOptions curve = curve_with(ContextCurve::exponential, 8, 64 * 30);
+  curve.unit = ContextUnit::row_slots;
+  for (const ContextOptions& options : {stages, curve}) {
+    const ContextSchedule reference(options, train_with(32, 64, 60), windowed_model());
+    for (const int64_t factor : {2, 4, 6}) {
+      const ContextSchedule larger(options, train_with(32, 64 * factor, 60), windowed_model());
+      for (int64_t step = 0; step < 20; ++step) {
+        const Progress there = larger.progress_at(step);
+        ASSERT_EQ(there.row_slots, 64 * factor * step);
+        const ContextPlan expected = reference.at(reference.progress_at(factor * step));
+        ContextPlan plan = larger.at(there);
+        EXPECT_EQ(plan.rows.rows, factor * expected.rows.rows) << step;
+        plan.rows.rows = expected.rows.rows;
+        ASSERT_EQ(plan, expected) << step;
+      }
+    }
+  }
+}
+
 TEST(ContextSchedule, FindsEveryChange) {
   const ContextSchedule stages(three_stages(), kTrain, windowed_model());
   EXPECT_EQ(stages.next_change(0, 50), 10);

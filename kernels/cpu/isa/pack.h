@@ -5,6 +5,8 @@
 // Products and sums are fused explicitly, so that a value does not depend on how many tokens share
 // a pack.
 
+#include <bit>
+
 #include "kernels/cpu/isa/simd.h"
 
 namespace sidewinder::SIDEWINDER_ISA {
@@ -40,6 +42,14 @@ namespace sidewinder::SIDEWINDER_ISA {
 #endif
 }
 
+#if defined(__AVX512F__)
+// a·b that is never fused with a sum it goes into.
+[[gnu::always_inline]] inline F32 multiply(F32 a, F32 b) {
+  return reinterpret_cast<F32>(_mm512_mul_round_ps(
+      reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _MM_FROUND_CUR_DIRECTION));
+}
+#endif
+
 template <int kCount>
 struct Pack {
   F32 at[kCount];
@@ -56,46 +66,50 @@ template <int kCount, typename Function, typename... Packs>
 }
 
 #if defined(__AVX512F__)
-// 2^(j/16)
-alignas(64) inline constexpr float kSixteenths[16] = {
-    1.0F,        1.04427378F, 1.09050773F, 1.13878863F, 1.18920712F, 1.24185781F,
-    1.29683955F, 1.35425555F, 1.41421356F, 1.47682615F, 1.54221083F, 1.61049033F,
-    1.68179283F, 1.75625216F, 1.83400809F, 1.91520656F};
-// Their bits less j·2^19: adding k·2^19, where k mod 16 = j, makes the bits of 2^(k/16).
-alignas(64) inline constexpr int32_t kSixteenthsLess[16] = {
-    0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
-    0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
+// The bits of s·2^(j/32), s as in Exp2, less j·2^18: adding k·2^18, where k mod 32 = j, makes the
+// bits of s·2^(k/32).
+alignas(64) inline constexpr int32_t kPowersLess[32] = {
+    0x3e75fd82, 0x3e776072, 0x3e7870ca, 0x3e7740c9, 0x3e76208c, 0x3e75106b, 0x3e7410c1, 0x3e7321eb,
+    0x3e724445, 0x3e717831, 0x3e70be12, 0x3e70164b, 0x3e6f8144, 0x3e6eff66, 0x3e6e911c, 0x3e6e36d4,
+    0x3e6df0fe, 0x3e6dc00d, 0x3e6da475, 0x3e6d9eb0, 0x3e6daf36, 0x3e6dd685, 0x3e6e151c, 0x3e6e6b7f,
+    0x3e6eda32, 0x3e6f61bd, 0x3e7002ad, 0x3e70bd8f, 0x3e7192f5, 0x3e728374, 0x3e738fa2, 0x3e74b81d,
+};
+// s·2^(j/32)
+struct Powers {
+  alignas(64) float at[32];
+};
+inline constexpr Powers kPowers = [] {
+  Powers powers = {};
+  for (int j = 0; j < 32; ++j) powers.at[j] = std::bit_cast<float>(kPowersLess[j] + (j << 18));
+  return powers;
+}();
 #endif
 
-// 2^x to 1.5 units in the last place. Adding 1.5·2^19 rounds x to sixteenths; the last four bits of
-// their number select 2^(fraction) from a table, the others are the exponent. The rest, at most
-// 1/32, takes a cubic.
+// 2^x to 2 units in the last place, and 2^0 = 1. Adding 1.5·2^18 rounds x to k/32. What is left, at
+// most 1/64, takes a parabola whose relative error is 5.3e-8, written around its vertex:
+// 2^r = s·((r + centre)² + height). Its factor s is in the table of powers, and centre is a
+// multiple of 2^-17, so that k/32 − centre is exact: one fused addition and one product are left.
 class Exp2 {
  public:
   // 2^(a·b). The product is not rounded on the way.
   F32 power(F32 a, F32 b) const {
 #if defined(__AVX512F__)
     const F32 shifted = multiply_add(a, b, magic_);
-    const F32 sixteenths = subtract(shifted, magic_);
-    return finish(Pack<1>{shifted}, Pack<1>{sixteenths},
-                  Pack<1>{multiply_subtract(a, b, sixteenths)})
-        .at[0];
+    const F32 whole = subtract(shifted, magic_);
+    const F32 rest = multiply_subtract(a, b, subtract(whole, centre_));
+    return finish(Pack<1>{shifted}, Pack<1>{whole}, Pack<1>{rest}).at[0];
 #else
     return exp2(a * b);
 #endif
   }
 
   // The same bits for |a·b| ≤ kNear, where the exponent can be added as an integer.
-  static constexpr float kNear = 125.0F;
+  static constexpr float kNear = 120.0F;
   F32 near(F32 a, F32 b) const {
 #if defined(__AVX512F__)
     const F32 shifted = multiply_add(a, b, magic_);
-    const F32 rest = multiply_subtract(a, b, subtract(shifted, magic_));
-    const __m512i bits = reinterpret_cast<__m512i>(shifted);
-    const __m512i less = _mm512_permutexvar_epi32(bits, _mm512_load_si512(kSixteenthsLess));
-    const F32 power = reinterpret_cast<F32>(_mm512_add_epi32(less, _mm512_slli_epi32(bits, 19)));
-    const F32 slope = multiply_add(multiply_add(cubic_, rest, square_), rest, linear_);
-    return multiply_add(rest * power, slope, power);
+    const F32 rest = multiply_subtract(a, b, subtract(subtract(shifted, magic_), centre_));
+    return near_power(shifted) * multiply_add(rest, rest, height_);
 #else
     return exp2(a * b);
 #endif
@@ -107,26 +121,30 @@ class Exp2 {
   }
 
 #if defined(__AVX512F__)
-  // 2^(sixteenths + rest), where adding the magic number made `shifted` and `sixteenths`.
+  // 2^(whole + r), where adding the magic number made `shifted` and `whole`, and rest = r + centre.
   template <int kCount>
-  [[gnu::always_inline]] Pack<kCount> finish(const Pack<kCount>& shifted,
-                                             const Pack<kCount>& sixteenths,
+  [[gnu::always_inline]] Pack<kCount> finish(const Pack<kCount>& shifted, const Pack<kCount>& whole,
                                              const Pack<kCount>& rest) const {
+    const Pack<kCount> parabola = map([&](F32 r) { return multiply_add(r, r, height_); }, rest);
     const Pack<kCount> power = map([&](F32 s) { return entry(s); }, shifted);
-    const Pack<kCount> square = map([&](F32 r) { return multiply_add(cubic_, r, square_); }, rest);
-    const Pack<kCount> slope =
-        map([&](F32 q, F32 r) { return multiply_add(q, r, linear_); }, square, rest);
-    const Pack<kCount> scaled = map([](F32 r, F32 p) { return r * p; }, rest, power);
-    const Pack<kCount> sum =
-        map([](F32 r, F32 q, F32 p) { return multiply_add(r, q, p); }, scaled, slope, power);
-    return map([](F32 a, F32 b) { return scale(a, b); }, sum, sixteenths);
+    const Pack<kCount> scaled = map([](F32 p, F32 w) { return scale(p, w); }, power, whole);
+    return map([](F32 p, F32 q) { return multiply(p, q); }, scaled, parabola);
   }
   F32 magic() const { return magic_; }
+  F32 centre() const { return centre_; }
 
  private:
+  // s·2^(k/32) where `shifted` holds k, |k| ≤ 32·kNear.
+  F32 near_power(F32 shifted) const {
+    const __m512i bits = reinterpret_cast<__m512i>(shifted);
+    return reinterpret_cast<F32>(_mm512_add_epi32(_mm512_permutex2var_epi32(low_, bits, high_),
+                                                  _mm512_slli_epi32(bits, 18)));
+  }
+  // s·2^(k/32 − ⌊k/32⌋)
   static F32 entry(F32 shifted) {
-    return reinterpret_cast<F32>(
-        _mm512_permutexvar_ps(reinterpret_cast<__m512i>(shifted), _mm512_load_ps(kSixteenths)));
+    return reinterpret_cast<F32>(_mm512_permutex2var_ps(_mm512_load_ps(kPowers.at),
+                                                        reinterpret_cast<__m512i>(shifted),
+                                                        _mm512_load_ps(kPowers.at + 16)));
   }
   // a·2^⌊b⌋
   static F32 scale(F32 a, F32 b) {
@@ -134,10 +152,11 @@ class Exp2 {
         _mm512_scalef_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
   }
 
-  F32 magic_ = broadcast(786432.0F);
-  F32 cubic_ = broadcast(5.5504109e-2F);
-  F32 square_ = broadcast(2.4022651e-1F);
-  F32 linear_ = broadcast(kLn2);
+  F32 magic_ = broadcast(393216.0F);
+  F32 centre_ = broadcast(1.44272614F);
+  F32 height_ = broadcast(2.08130789F);
+  __m512i low_ = _mm512_load_si512(kPowersLess);
+  __m512i high_ = _mm512_load_si512(kPowersLess + 16);
 #endif
 };
 
@@ -170,7 +189,9 @@ template <int kCount>
   const F32 log2e_low = broadcast(1.92596299e-8F);
   const Pack<kCount> shifted = map([&](F32 v) { return multiply_add(v, log2e, power.magic()); }, x);
   const Pack<kCount> whole = map([&](F32 v) { return subtract(v, power.magic()); }, shifted);
-  const Pack<kCount> high = map([&](F32 v, F32 w) { return multiply_add(v, log2e, -w); }, x, whole);
+  const Pack<kCount> high =
+      map([&](F32 v, F32 w) { return multiply_subtract(v, log2e, subtract(w, power.centre())); }, x,
+          whole);
   const Pack<kCount> rest =
       map([&](F32 v, F32 h) { return multiply_add(v, log2e_low, h); }, x, high);
   return power.finish(shifted, whole, rest);

@@ -23,7 +23,7 @@ struct ForwardTile {
   float* c;     // [kScanTile][padded]
   F32* delta;   // [kScanTile]  δ
   F32* input;   // [kScanTile]  δ·u
-  F32* y;       // [kScanTile]  Σ c·h
+  F32* y;       // [kScanTile]  D·u + Σ c·h
   F32* rates;   // [strips][padded]  a·log2 e
   F32* states;  // [strips][padded]
 };
@@ -71,7 +71,7 @@ void scan_piece(const ForwardTile& tile, int begin, int end, bool fresh, int str
     if (n == 0) prefetch.step();
     const F32 delta = tile.delta[t];
     const F32 input = tile.input[t];
-    F32 even = n == 0 ? F32{} : tile.y[t];
+    F32 even = tile.y[t];
     F32 odd = {};
 #pragma GCC unroll 16
     for (int i = 0; i < kBlock; i += 2) {
@@ -123,7 +123,7 @@ struct Strip {
 
 // Returns the largest δ of each channel.
 template <typename T>
-F32 discretise(const ScanForwardItem& item, const Strip<T>& strip, F32 bias,
+F32 discretise(const ScanForwardItem& item, const Strip<T>& strip, F32 bias, F32 skip,
                const ForwardTile& tile) {
   const ScanGroup& in = item.in;
   F32 largest = {};
@@ -136,6 +136,7 @@ F32 discretise(const ScanForwardItem& item, const Strip<T>& strip, F32 bias,
           const auto u = load_rows(pack, strip.u, in.u_stride, t, count);
           store_rows(tile.delta, t, delta);
           store_rows(tile.input, t, map([](F32 d, F32 v) { return d * v; }, delta, u));
+          store_rows(tile.y, t, map([&](F32 v) { return skip * v; }, u));
           for (const F32 value : delta.at) largest = max(largest, value);
         });
   });
@@ -143,13 +144,12 @@ F32 discretise(const ScanForwardItem& item, const Strip<T>& strip, F32 bias,
 }
 
 template <typename T>
-void finish(const ScanForwardItem& item, const Strip<T>& strip, F32 skip, const ForwardTile& tile) {
+void finish(const ScanForwardItem& item, const Strip<T>& strip, const ForwardTile& tile) {
   const ScanGroup& in = item.in;
   with_count(strip.count, [&](auto count) {
     for_each_pack(
         strip.tokens, [&](auto pack, int t) __attribute__((always_inline)) {
-          auto y = map([&](F32 u, F32 sum) { return multiply_add(skip, u, sum); },
-                       load_rows(pack, strip.u, in.u_stride, t, count), load_rows(pack, tile.y, t));
+          auto y = load_rows(pack, tile.y, t);
           if (strip.z != nullptr) {
             const auto z = load_rows(pack, strip.z, in.z_stride, t, count);
             y = map([](F32 v, F32 x, F32 s) { return v * (x * s); }, y, z, sigmoid(z));
@@ -209,7 +209,8 @@ void forward_of(const ScanForwardItem& item) {
 
       const Strip<T> strip(item, origin, tokens, s);
       const F32 largest_delta =
-          discretise(item, strip, load_strip(in.delta_bias + s * kLanes, strip.count), tile);
+          discretise(item, strip, load_strip(in.delta_bias + s * kLanes, strip.count),
+                     load_strip(in.d + s * kLanes, strip.count), tile);
       const bool near =
           all_near(largest_delta, largest_rate(tile.rates + s * tile.padded, tile.padded));
 
@@ -221,7 +222,7 @@ void forward_of(const ScanForwardItem& item) {
         }
       });
 
-      finish(item, strip, load_strip(in.d + s * kLanes, strip.count), tile);
+      finish(item, strip, tile);
     }
   }
 

@@ -16,10 +16,11 @@ struct SwigluRows {
 };
 
 struct SwigluBackwardRows {
-  void* dgate_up;
+  void* dgate_up;  // may be gate_up
+  void* y;         // may be dy; null: not wanted
   const void* dy;
   const void* gate_up;
-  int64_t rows, width, dgate_up_stride, dy_stride, gate_up_stride;
+  int64_t rows, width, dgate_up_stride, y_stride, dy_stride, gate_up_stride;
   bool bf16;
 };
 
