@@ -19,9 +19,9 @@ SIDEWINDER_DECLARE_PER_ISA(CrossEntropyKernels, cross_entropy_kernels)
 namespace cpu {
 namespace {
 
-// What is kept of the logits of a chunk takes about 64 MiB: with fewer tokens dweight would be read
-// and written too often.
-constexpr int64_t kChunkBytes = int64_t{1} << 26;
+// What is kept of the logits of a chunk takes about 32 MiB: with fewer tokens dweight would be read
+// and written too often, and with more the work space stands above all activations of a step.
+constexpr int64_t kChunkBytes = int64_t{1} << 25;
 constexpr int64_t kTileRows = 14;
 constexpr int64_t kBlockRows = 84;  // of a matrix product
 constexpr int64_t kLongestChunk = 48 * kBlockRows;
