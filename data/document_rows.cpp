@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "data/corpus.h"
 #include "data/loader.h"
@@ -18,8 +19,19 @@ struct DocumentRows::State {
   int64_t row_length = 0;
   std::vector<PackedRow> planned;
   size_t next_planned = 0;
+  std::vector<PackedRow> lanes;  // what is left of each, if documents go on with their states
 
   Corpus& corpus() { return corpora.front(); }
+  bool by_lanes() const { return options.long_documents == LongDocuments::continue_state; }
+
+  // The next row of a lane, or none.
+  PackedRow next_of(PackedRow& lane) {
+    if (lane.empty()) {
+      if (next_planned == planned.size() && !plan()) return {};
+      lane = std::move(planned[next_planned++]);
+    }
+    return by_lanes() ? take_row(lane, row_length) : std::exchange(lane, {});
+  }
 
   // Packs the documents that follow into about packing_buffer rows.
   bool plan() {
@@ -33,7 +45,7 @@ struct DocumentRows::State {
       pieces.push_back({0, document, 0, whole});
       slots += whole;
     }
-    planned = pack_best_fit(pieces, row_length);
+    planned = by_lanes() ? pack_whole(pieces, row_length) : pack_best_fit(pieces, row_length);
     next_planned = 0;
     return !planned.empty();
   }
@@ -78,16 +90,32 @@ Batch DocumentRows::next(int64_t rows, int64_t row_length) {
                      "validation rows must keep their length: {} tokens, then {}",
                      state_->row_length, row_length);
   state_->row_length = row_length;
+  std::vector<PackedRow>& lanes = state_->lanes;
+  if (lanes.empty()) lanes.resize(static_cast<size_t>(rows));
+  SIDEWINDER_REQUIRE(!state_->by_lanes() || static_cast<int64_t>(lanes.size()) == rows,
+                     "validation batches must keep their rows where documents go on: {}, then {}",
+                     lanes.size(), rows);
+  lanes.resize(static_cast<size_t>(rows));
   const RowFill fill = {
       .last_has_slot = last_token_has_slot(state_->options),
       .mask_joints = state_->options.mask_joints,
-      .keep_positions = state_->options.long_documents == LongDocuments::continue_positions};
+      .keep_positions = state_->options.long_documents == LongDocuments::continue_positions ||
+                        state_->by_lanes()};
+  // Lanes that have come to their end while others go on give rows of padding, the last ones none.
   int64_t filled = 0;
-  for (; filled < rows; ++filled) {
-    if (state_->next_planned == state_->planned.size() && !state_->plan()) break;
-    fill_row(state_->corpora, state_->planned[state_->next_planned++], fill, filled, batch);
+  for (size_t row = 0; row < lanes.size(); ++row) {
+    batch.carried[row] = lanes[row].empty() ? 0 : 1;
+    const PackedRow pieces = state_->next_of(lanes[row]);
+    batch.goes_on[row] = lanes[row].empty() ? 0 : 1;
+    if (!pieces.empty()) filled = static_cast<int64_t>(row) + 1;
+    fill_row(state_->corpora, pieces, fill, static_cast<int64_t>(row), batch);
   }
   batch.rows = filled;
+  batch.num_padding -= (rows - filled) * row_length;
+  while (!batch.document_starts.empty() && batch.document_starts.back() >= filled * row_length) {
+    batch.document_starts.pop_back();
+    batch.first_positions.pop_back();
+  }
   batch.carried.resize(static_cast<size_t>(filled));
   batch.goes_on.resize(static_cast<size_t>(filled));
   batch.tokens.resize(static_cast<size_t>(filled * row_length));

@@ -77,14 +77,17 @@ class Loader {
 };
 
 // Held-out documents, without mixture or shuffle: rows of `row_length`, packed by best fit, every
-// prediction once (long documents are always continued). Used by validation and `eval`.
+// prediction once (long documents are always continued). Used by validation and `eval`. With
+// `continue_state` rows are lanes: a document goes on in the same row of the next batch, as in
+// training, and a lane without a document while later ones have some is a row of padding.
 class DocumentRows {
  public:
   // max_tokens 0: all. Otherwise whole documents, always the same ones, drawn from all parts of the
   // folder until they have that many tokens or just above.
   DocumentRows(const std::string& folder, const DataOptions& options, int64_t max_tokens);
   ~DocumentRows();
-  // Up to `rows` rows; a batch with rows == 0 at the end. The row length stays the same.
+  // Up to `rows` rows; a batch with rows == 0 at the end. The row length stays the same, and with
+  // lanes their number.
   Batch next(int64_t rows, int64_t row_length);
   // UTF-8 bytes of the text of exactly the documents used, for bits per byte.
   int64_t num_bytes() const;

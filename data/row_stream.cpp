@@ -288,12 +288,7 @@ PackedRow RowStream::next(int64_t row_length, int64_t lane, int64_t lanes) {
 PackedRow RowStream::next_of_lane(int64_t row_length, int64_t lane) {
   PackedRow& left = lanes_[static_cast<size_t>(lane)];
   if (left.empty()) left = rows_[next_row_++];
-  DocumentPiece& first = left.front();
-  if (first.slots <= row_length) return std::exchange(left, {});
-  const DocumentPiece piece = {first.corpus, first.document, first.first, row_length};
-  first.first += row_length;
-  first.slots -= row_length;
-  return {piece};
+  return take_row(left, row_length);
 }
 
 void RowStream::count(const PackedRow& row, int64_t row_length) {
@@ -322,6 +317,15 @@ DataCounts RowStream::counts() const {
     counts.epochs = std::max(counts.epochs, begun_[corpus] / corpora_[corpus].documents());
   }
   return counts;
+}
+
+PackedRow take_row(PackedRow& left, int64_t row_length) {
+  DocumentPiece& first = left.front();
+  if (first.slots <= row_length) return std::exchange(left, {});
+  const DocumentPiece piece = {first.corpus, first.document, first.first, row_length};
+  first.first += row_length;
+  first.slots -= row_length;
+  return {piece};
 }
 
 Batch empty_batch(int64_t rows, int64_t row_length) {

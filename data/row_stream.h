@@ -103,6 +103,10 @@ class RowStream {
   int64_t waiting_slots_ = 0;  // of deferred_
 };
 
+// Takes a row from what is left of a lane, whose first piece may be longer: a part of that alone, or
+// all.
+PackedRow take_row(PackedRow& left, int64_t row_length);
+
 // Fills row `row` of `batch` (whose vectors have their size) from the pieces of a row.
 struct RowFill {
   bool last_has_slot = false;

@@ -77,6 +77,7 @@ HybridModel::StepLoss HybridModel::loss_and_gradients(Dtype dtype, const Layouts
   const int64_t length = layouts.state.row_length;
   if (options.chunk == 0 || options.chunk >= length) {
     Tape tape;
+    tape.drops_packed = options.before_update;
     const LossOut out = loss(&tape, dtype, layouts, tokens, targets, options, lanes);
     tape.backward(out.loss);
     if (lanes.after != nullptr) detach(*lanes.after);

@@ -53,10 +53,9 @@ HybridModel::HybridModel(const ModelOptions& options, const Initializer& initial
 
 Var HybridModel::run_block(Block& block, const Pass& pass, const Var& x) {
   const double eps = options_.norm_eps;
-  Var y = block.mixer->forward(pass, rms_norm(x, pass(block.mixer_norm), eps, pass.dtype), x);
+  Var y = block.mixer->forward(pass, {block.mixer_norm, eps}, x);
   if (block.feed_forward) {
-    y = block.feed_forward->forward(pass,
-                                    rms_norm(y, pass(block.feed_forward_norm), eps, pass.dtype), y);
+    y = block.feed_forward->forward(pass, {block.feed_forward_norm, eps}, y);
   }
   return y;
 }

@@ -34,6 +34,7 @@ class HybridModel {
     double z_loss = 0.0;
     bool recompute = false;  // blocks keep only their input and run again in the backward pass
     int64_t chunk = 0;       // of loss_and_gradients: tokens of a row computed at once; 0: all
+    bool before_update = false;  // the weights change before the next pass: see Tape::drops_packed
   };
   // Of rows that go on with documents of earlier rows, as carried rows of the layouts do.
   struct Lanes {

@@ -1,5 +1,6 @@
 #include "model/options.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/base/check.h"
@@ -51,7 +52,10 @@ AttentionPattern attention_pattern(const BlockOptions& block, const std::string&
 }
 
 int64_t visible_reach(const BlockOptions& block, int64_t context) {
-  return attention_pattern(block).reach(context);
+  const int64_t reach = attention_pattern(block).reach(context);
+  const bool cached =
+      block.position == PositionKind::rope && block.rope_positions == RopePositions::cache;
+  return cached ? std::min(reach, block.window + block.global_tokens) : reach;
 }
 
 RopeOptions rope_options(const BlockOptions& block) {

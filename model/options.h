@@ -26,6 +26,8 @@ enum class PatternKind : uint8_t {
 };
 enum class PositionKind : uint8_t { rope, alibi, none };
 enum class RopeLayout : uint8_t { half_split, interleaved };
+// Whether positions count the tokens of the document, or those that a cache keeps of it.
+enum class RopePositions : uint8_t { text, cache };
 enum class FeedForwardKind : uint8_t { none, swiglu };
 
 struct BlockOptions {
@@ -59,7 +61,8 @@ struct BlockOptions {
   // rope; RopeScaling says what these mean, and has the same defaults
   RopeLayout rope_layout = RopeLayout::half_split;
   double rope_base = 10000.0;
-  double rotary_share = 1.0;  // of each head that is turned
+  double rotary_share = 1.0;                           // of each head that is turned
+  RopePositions rope_positions = RopePositions::text;  // cache: of patterns with global tokens
   RopeScalingKind rope_scaling = RopeScalingKind::none;
   double rope_factor = 1.0;
   int64_t rope_original_context = 0;
@@ -105,7 +108,8 @@ const PatternName& name_of(PatternKind kind);
 // What a block with attention sees. Random keys differ from block to block: `name` is its name.
 AttentionPattern attention_pattern(const BlockOptions& block, const std::string& name = "");
 
-// The number of distances at which a query in rows of `context` tokens can see a key.
+// The number of distances at which a query in rows of `context` tokens can see a key, as its
+// positions tell them.
 int64_t visible_reach(const BlockOptions& block, int64_t context);
 
 // The rotary options of a block with attention.

@@ -200,6 +200,14 @@ void check_rope_keys(const Recipe& recipe, const BlockOptions& block, const std:
                  "choose a share that turns 2, 4, 6, … numbers of each head");
     return;
   }
+  const std::string positions_key = path + ".rope_positions";
+  if (check.is_for_training() && check.sound(positions_key) &&
+      block.rope_positions == RopePositions::cache) {
+    check.report({positions_key},
+                 "\"cache\" places queries as if the text began with what a cache has kept, which "
+                 "is for inference",
+                 "train with \"text\"; `sidewinder eval` and `generate` take it with --set");
+  }
   check_rope_scaling(recipe, block, path, check);
 }
 

@@ -11,6 +11,7 @@
 #include "checkpoints/durable.h"
 #include "checkpoints/huggingface/llama.h"
 #include "checkpoints/huggingface/mamba.h"
+#include "checkpoints/huggingface/rope_config.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "model/layer_pattern.h"
@@ -171,6 +172,7 @@ std::optional<MambaConfig> to_mamba(const ModelOptions& model, std::string& why)
 struct Translation {
   ModelOptions model;
   TensorTable tensors;
+  std::string warning;  // of what is taken over as it is; may be empty
 };
 
 Translation read_family(const Json& config, const std::string& path, bool untie) {
@@ -180,12 +182,18 @@ Translation read_family(const Json& config, const std::string& path, bool untie)
   if (type == "llama" || type == "mistral") {
     LlamaConfig llama = read_llama_config(config, path);
     llama.tied = llama.tied && !untie;
-    return {to_model(llama), llama_tensors(llama)};
+    std::string warning = rope_mismatch(llama.rope, llama.context);
+    if (!warning.empty()) {
+      warning = fmt::format("rotary positions are scaled by a factor of {}: {}; all three are "
+                            "taken as they are",
+                            llama.rope.scaling.factor, warning);
+    }
+    return {to_model(llama), llama_tensors(llama), warning};
   }
   if (type == "mamba") {
     MambaConfig mamba = read_mamba_config(config, path);
     mamba.tied = mamba.tied && !untie;
-    return {to_model(mamba), mamba_tensors(mamba)};
+    return {to_model(mamba), mamba_tensors(mamba), {}};
   }
   if (type.empty() && config.contains("d_model") && config.contains("n_layer")) {
     fail_user(
@@ -310,6 +318,7 @@ CheckpointContent import_huggingface(const std::string& folder) {
   const std::string text = read_config_text(path);
   const Json config = parse_config(text, path);
   Translation translation = read_family(config, path, false);
+  if (!translation.warning.empty()) log_warning("{}: {}", path, translation.warning);
   const WeightFiles files(folder);
   if (translation.model.tied_embeddings &&
       head_in_file(files, translation.tensors) == HeadInFile::other) {

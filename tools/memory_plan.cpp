@@ -112,25 +112,23 @@ MemoryPlan plan_memory(const Recipe& recipe) {
                      "models");
   MemoryPlan plan;
   const DryRun dry_run;
-  const auto in_use = [&] { return dry_run.statistics().bytes_in_use; };
   SyntheticRun run(recipe);
   run.model().visit([&](const Parameter& parameter) {
     plan.parameter_bytes += static_cast<int64_t>(parameter.value().bytes());
   });
-  plan.gradient_bytes = plan.parameter_bytes;
   plan.moment_bytes = 2 * plan.parameter_bytes;
-  run.zero_gradients();
-  const int64_t before = in_use();
-  // The second micro-batch begins with the packed weights that the first one has made.
-  run.micro_batch();
-  plan.packed_bytes = in_use() - before;
-  if (run.micro_batches() > 1) run.micro_batch();
-  if (run.carries()) {  // until every lane has its states, and starts from them
-    for (int64_t i = 0; i < run.micro_batches(); ++i) run.micro_batch();
+  // The second micro-batch begins with the gradients and packed weights that the first one has made,
+  // and is like all others; but where lanes carry states, every one has its own.
+  const int64_t steps = run.carries() ? 2 : 1;
+  const int64_t micro_batches =
+      run.carries() ? run.micro_batches() : std::min<int64_t>(2, run.micro_batches());
+  for (int64_t step = 1; step <= steps; ++step) {
+    run.zero_gradients();
+    for (int64_t i = 0; i < micro_batches; ++i) run.micro_batch(i + 1 == micro_batches);
+    run.update(step);
   }
-  run.update(1);
   plan.peak_bytes = dry_run.statistics().bytes_peak;
-  plan.step_bytes = plan.peak_bytes - plan.state_bytes() - plan.packed_bytes;
+  plan.step_bytes = plan.peak_bytes - plan.state_bytes();
   if (saves_in_background(recipe.checkpoint, 0, recipe.train.steps)) {
     plan.copy_bytes = plan.parameter_bytes + plan.moment_bytes;
     plan.peak_bytes += plan.copy_bytes;
@@ -159,9 +157,10 @@ std::string memory_problem(const Recipe& recipe, int64_t available) {
   };
   if (fits(plan)) return "";
   std::string text = fmt::format(
-      "this run needs {} for tensors ({} of parameters, gradients and optimizer, {} of packed "
-      "weights, {} per micro-batch of {} tokens{}) and some {} beside them, but {} are available",
-      gib(plan.peak_bytes), gib(plan.state_bytes()), gib(plan.packed_bytes), gib(plan.step_bytes),
+      "this run needs {} for tensors ({} of parameters and optimizer, {} of activations, gradients "
+      "and packed weights with micro-batches of {} tokens{}) and some {} beside them, but {} are "
+      "available",
+      gib(plan.peak_bytes), gib(plan.state_bytes()), gib(plan.step_bytes),
       std::max(recipe.train.context, recipe.train.tokens_per_micro_batch),
       plan.copy_bytes > 0 ? fmt::format(", {} to save from", gib(plan.copy_bytes)) : "",
       gib(kBesideTensors),

@@ -11,15 +11,15 @@ namespace sidewinder {
 
 struct MemoryPlan {
   int64_t parameter_bytes = 0;
-  int64_t gradient_bytes = 0;
   int64_t moment_bytes = 0;  // of the optimizer
-  int64_t packed_bytes = 0;  // copies of weights as products read them, rotary tables
-  int64_t step_bytes = 0;    // activations kept for the backward pass, their gradients, work space
+  // Activations kept for the backward pass, gradients, weights as products read them, work space:
+  // what there is of each when their sum is greatest.
+  int64_t step_bytes = 0;
   int64_t copy_bytes = 0;  // of the state, that a checkpoint is written from while training goes on
   int64_t peak_bytes = 0;  // high-water mark of tensors while training: the sum
   int64_t resume_bytes = 0;  // the same while a checkpoint is read: it stands beside what it fills
 
-  int64_t state_bytes() const { return parameter_bytes + gradient_bytes + moment_bytes; }
+  int64_t state_bytes() const { return parameter_bytes + moment_bytes; }
 };
 
 // Rows are full and one document each, the dearest case. Error{user} for f64, whose kernels compute

@@ -273,7 +273,8 @@ void add_eval(CLI::App& app, Run& run) {
   add_length(command.add_flag("--single-window", by_length->single_window,
                               "instead: the first tokens of every document that is as long"));
   add_length(command.add_flag("--stream", by_length->stream,
-                              "in one pass that carries caches and states, in bounded memory"));
+                              "in one pass that carries caches and states, in bounded memory; for "
+                              "positions within the cache see rope_positions (recipe explain)"));
   add_length(command.add_option("--chunk", by_length->chunk, "tokens of a stream read at once")
                  ->capture_default_str());
   add_length(command.add_flag("--join", by_length->join, "all documents as one"));

@@ -88,7 +88,8 @@ void SyntheticRun::set_documents(SyntheticDocuments kind, uint64_t draw) {
   layouts_ = layouts_of(batch_, data_);
 }
 
-double SyntheticRun::micro_batch() {
+double SyntheticRun::micro_batch(bool is_last) {
+  loss_options_.before_update = is_last;
   if (!carries()) {
     return model_->loss_and_gradients(dtype_, layouts_, tokens_, targets_, loss_options_, {}).loss;
   }
@@ -111,7 +112,7 @@ void SyntheticRun::update(int64_t number) {
 double SyntheticRun::step(int64_t number) {
   zero_gradients();
   double loss = 0;
-  for (int64_t i = 0; i < micro_batches_; ++i) loss += micro_batch();
+  for (int64_t i = 0; i < micro_batches_; ++i) loss += micro_batch(i + 1 == micro_batches_);
   update(number);
   return loss;
 }

@@ -29,7 +29,7 @@ class SyntheticRun {
 
   // The parts of a step, in this order.
   void zero_gradients() { optimizer_->zero_gradients(); }
-  double micro_batch();  // its share of the loss
+  double micro_batch(bool is_last);  // its share of the loss
   void update(int64_t number);
 
   double step(int64_t number);  // all of them; the loss

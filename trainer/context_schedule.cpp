@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <set>
 
 #include "kernels/base/check.h"
@@ -60,6 +61,11 @@ const char* plural_unit(ContextUnit unit) {
 
 std::string stage_key(size_t i, const std::string& key) {
   return fmt::format("context.stage.{}.{}", i, key);
+}
+
+// Windows of a pattern that draws whole blocks are made of them.
+int64_t window_unit(const BlockOptions& block) {
+  return block.pattern == PatternKind::bigbird ? std::max<int64_t>(1, block.pattern_block) : 1;
 }
 
 class ProblemFinder {
@@ -150,6 +156,16 @@ class ProblemFinder {
     return false;
   }
 
+  void check_window_unit(const std::string& key, const std::string& letter,
+                         const BlockOptions& block, int64_t window) {
+    const int64_t unit = window_unit(block);
+    if (window % unit == 0) return;
+    add({key, "model.block." + letter + ".pattern_block"},
+        fmt::format("{} is not a multiple of model.block.{}.pattern_block, {}", window, letter,
+                    unit),
+        fmt::format("use whole blocks, as {}", (window / unit + 1) * unit));
+  }
+
   void check_stages() {
     const std::vector<StageOptions>& stages = options_.stages;
     for (size_t i = 0; i < stages.size(); ++i) check_stage(i);
@@ -176,6 +192,7 @@ class ProblemFinder {
     const BlockOptions* const block = attention_of(path, letter);
     if (block == nullptr) return false;
     if (set.window > 0 && !check_has_window(path + ".window", letter, *block)) return false;
+    check_window_unit(path + ".window", letter, *block, set.window);
     const std::string rope_path = "model.block." + letter;
     if ((set.rope_base > 0 || set.rope_factor > 0) && block->position != PositionKind::rope) {
       add({path + (set.rope_base > 0 ? ".rope_base" : ".rope_factor"), rope_path + ".position"},
@@ -330,6 +347,7 @@ class ProblemFinder {
                         window),
             "a window may only grow");
       }
+      check_window_unit(key + ".first_window", letter, *of_model, block.first_window);
     }
   }
 
@@ -467,9 +485,9 @@ ContextPlan ContextSchedule::at(const Progress& progress) const {
       const int64_t first = options_.blocks.at(letter).first_window;
       const int64_t last = block.window;
       const int64_t window = curve_length(options_.curve, first, last, t, options_.ramp);
+      const int64_t unit = std::lcm(options_.multiple, window_unit(block));
       plan.blocks[letter].window =
-          t >= options_.ramp ? last
-                             : std::max(first, window / options_.multiple * options_.multiple);
+          t >= options_.ramp ? last : std::max(first, window / unit * unit);
       growth = std::max(growth, plan.blocks[letter].window / first);
     }
     plan.stage = std::bit_width(static_cast<uint64_t>(growth)) - 1;

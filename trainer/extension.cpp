@@ -87,6 +87,7 @@ void ExtensionRecord::write() const {
 void ExtensionRecord::measure(HybridModel& model, Dtype dtype, const DataOptions& data,
                               const TrainOptions& train, const std::string& when, int64_t step,
                               const std::vector<int64_t>& contexts) {
+  const DataOptions anew = without_lanes(data);
   for (const int64_t context : contexts) {
     // A run that was killed after a measurement makes it again.
     std::erase_if(measurements_, [&](const ExtensionMeasurement& m) {
@@ -99,7 +100,7 @@ void ExtensionRecord::measure(HybridModel& model, Dtype dtype, const DataOptions
     double far_sum = 0;
     PositionLosses losses;
     const auto per_token = [&](const Batch& batch, const Tensor& token_loss) {
-      const SequenceLayout layout = layouts_of(batch, data).attention;
+      const SequenceLayout layout = layouts_of(batch, anew).attention;
       losses.add(layout.position, batch.targets, token_loss);
       const int32_t* position = layout.position.data<int32_t>();
       for (size_t t = 0; t < batch.targets.size(); ++t) {
@@ -108,9 +109,9 @@ void ExtensionRecord::measure(HybridModel& model, Dtype dtype, const DataOptions
         ++result.far_targets;
       }
     };
-    DocumentRows rows(data.validation, data, train.validate_tokens);
+    DocumentRows rows(anew.validation, anew, train.validate_tokens);
     const int64_t slots = std::max(train.context, train.tokens_per_micro_batch);
-    const Evaluation evaluation = evaluate(model, dtype, rows, data, context,
+    const Evaluation evaluation = evaluate(model, dtype, rows, anew, context,
                                            std::max<int64_t>(1, slots / context), per_token);
     SIDEWINDER_REQUIRE(context <= options_.from_context || result.far_targets > 0,
                        "data.validation ({}) has no document longer than {} tokens, so what lies "

@@ -117,13 +117,21 @@ Evaluation evaluate(HybridModel& model, Dtype dtype, DocumentRows& rows, const D
                     const std::function<void(const Batch&, const Tensor&)>& per_token) {
   Evaluation result;
   double sum = 0;
+  Lanes lanes(expand_layers(model.options()));
   for (;;) {
     const Batch batch = rows.next(rows_per_batch, row_length);
     if (batch.rows == 0) break;
     const int64_t tokens = batch.rows * batch.row_length;
-    const LossOut out =
-        model.loss(nullptr, dtype, layouts_of(batch, data), Tensor::from<int32_t>({tokens}, batch.tokens),
-                   Tensor::from<int32_t>({tokens}, batch.targets), {.scale = 1.0});
+    lanes.resize(batch.rows);
+    const LaneStates before = lanes.before(batch, 0);
+    LaneStates after;
+    const bool any_goes_on =
+        std::find(batch.goes_on.begin(), batch.goes_on.end(), 1) != batch.goes_on.end();
+    const LossOut out = model.loss(
+        nullptr, dtype, layouts_of(batch, data), Tensor::from<int32_t>({tokens}, batch.tokens),
+        Tensor::from<int32_t>({tokens}, batch.targets), {.scale = 1.0},
+        {.before = before.empty() ? nullptr : &before, .after = any_goes_on ? &after : nullptr});
+    lanes.keep(batch, 0, after);
     sum += out.loss.value().at(0);
     result.targets += batch.num_targets;
     if (per_token) per_token(batch, out.token_loss);
@@ -207,7 +215,8 @@ StepReport Trainer::step() {
         {.scale = scale,
          .z_loss = options_.train.z_loss,
          .recompute = options_.train.recompute == RecomputeKind::block,
-         .chunk = options_.train.sequence_chunk},
+         .chunk = options_.train.sequence_chunk,
+         .before_update = row + micro.rows == batch.rows},
         {.before = before.empty() ? nullptr : &before, .after = any_goes_on ? &after : nullptr});
     lanes_.keep(micro, row, after);
     report.loss += out.loss;
@@ -378,16 +387,27 @@ void Trainer::load(const CheckpointContent& content, std::string* cursor) {
   state_.before_stage.padding = before.at("padding");
 }
 
-Evaluation Trainer::validate_at(int64_t length) {
-  DocumentRows rows(options_.data.validation, options_.data, options_.train.validate_tokens);
-  return evaluate(model_, dtype_, rows, options_.data, length, schedule_.rows_at_once(length));
+DataOptions without_lanes(DataOptions data) {
+  if (data.long_documents == LongDocuments::continue_state) {
+    data.long_documents = LongDocuments::continue_reset;
+  }
+  return data;
+}
+
+Evaluation Trainer::validate_at(int64_t length, bool by_lanes) {
+  const DataOptions data = by_lanes ? options_.data : without_lanes(options_.data);
+  DocumentRows rows(data.validation, data, options_.train.validate_tokens);
+  return evaluate(model_, dtype_, rows, data, length, schedule_.rows_at_once(length));
 }
 
 std::optional<Evaluation> Trainer::validate(int64_t old_length) {
   if (options_.data.validation.empty()) return std::nullopt;
   const ContextPlan plan = schedule_.at(state_.progress);
   apply(plan, model_);
-  last_validation_ = validate_at(plan.length);
+  // As in training; where fragments cut rows, states do not go on there either.
+  const bool by_lanes =
+      options_.data.long_documents == LongDocuments::continue_state && plan.fragment == 0;
+  last_validation_ = validate_at(plan.length, by_lanes);
   const Evaluation& result = *last_validation_;
   std::vector<Metric> metrics = {{"validation/loss", result.loss},
                                  {"validation/perplexity", std::exp(result.loss)},
@@ -403,7 +423,8 @@ std::optional<Evaluation> Trainer::validate(int64_t old_length) {
                            options_.context.validate_lengths.end());
   if (old_length > 0) others.insert(old_length);
   for (const int64_t length : others) {
-    const double loss = length == plan.length ? result.loss : validate_at(length).loss;
+    const bool is_known = length == plan.length && !by_lanes;
+    const double loss = is_known ? result.loss : validate_at(length, false).loss;
     metrics.push_back({fmt::format("validation/loss_at_{}", length), loss});
     log_info("step {}: validation loss at context {}: {:.4f} nats per token", state_.progress.step,
              length, loss);

@@ -63,11 +63,16 @@ struct Evaluation {
   double bits_per_byte() const;
 };
 
-// Documents of a folder of shards through a model: mean loss over all targets. `per_token`, if
-// given, is called with every batch and its token losses.
+// Documents of a folder of shards through a model: mean loss over all targets. Where the rows have
+// lanes, documents go on with their states. `per_token`, if given, is called with every batch and
+// its token losses.
 Evaluation evaluate(HybridModel& model, Dtype dtype, DocumentRows& rows, const DataOptions& data,
                     int64_t row_length, int64_t rows_per_batch,
                     const std::function<void(const Batch&, const Tensor&)>& per_token = {});
+
+// The same, but documents do not go on from row to row with their states: each piece of a long one
+// begins anew. For losses at a given context.
+DataOptions without_lanes(DataOptions data);
 
 // Rows [begin, end) of a batch as a batch of their own.
 Batch rows_of(const Batch& batch, int64_t begin, int64_t end);
@@ -108,7 +113,9 @@ class Trainer {
   const RunSummary& summary() const { return summary_; }
   const Loader& loader() const { return *loader_; }
   void save();  // returns when the checkpoint is complete
-  // At the context of the next step, and at context.validate_lengths; also at `old_length` unless 0.
+  // At the context of the next step, as training goes through documents (with continue_state they
+  // go on from row to row with their states), and at context.validate_lengths, also at `old_length`
+  // unless 0, where each row begins anew.
   std::optional<Evaluation> validate(int64_t old_length = 0);
   std::optional<Evaluation> last_validation() const { return last_validation_; }
 
@@ -130,7 +137,7 @@ class Trainer {
   void log_save(std::vector<Metric>& metrics);
   int64_t saved_step() const;  // of the newest complete checkpoint; -1: none
   void log(const StepReport& report, ProgressReporter& progress);
-  Evaluation validate_at(int64_t length);
+  Evaluation validate_at(int64_t length, bool by_lanes);
   // Drops those states of documents under way that do not fit what `plan` changes.
   void cut_states(const ContextPlan& plan);
   void report_edge(const ContextPlan& old_plan, const ContextPlan& new_plan);

@@ -53,7 +53,8 @@ LlamaConfig read_llama_config(const Json& json, const std::string& path) {
   }
   check_heads(reader, config);
   if (config.head_width % 2 == 0) {
-    const RopeByLayerType ropes = read_rope_config(reader, config.head_width, config.context);
+    const RopeByLayerType ropes =
+        read_rope_config(reader, config.head_width, config.context, /*allow_mismatch=*/true);
     config.rope = ropes.begin()->second;
     if (ropes.size() > 1) {
       reader.refuse("rope_parameters", "all layers of this family turn positions alike");

@@ -29,7 +29,9 @@ struct LlamaConfig {
   bool operator==(const LlamaConfig&) const = default;
 };
 
-// Error{user} naming every key that is unknown or has a value that cannot be honoured.
+// Error{user} naming every key that is unknown or has a value that cannot be honoured. Where the
+// factor of rotary scaling does not lead to max_position_embeddings it is taken as it is; see
+// rope_mismatch().
 LlamaConfig read_llama_config(const nlohmann::ordered_json& config, const std::string& path);
 
 // The keys that say the same; `base` are the keys of a config.json to change as little as possible

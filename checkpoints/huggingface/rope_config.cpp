@@ -39,7 +39,7 @@ class RopeReader {
   std::vector<double> numbers(const std::string& key);
   RopeScalingKind kind();
   void read_scaling(RopeScaling& scaling, int64_t context);
-  void check_reach(const RopeScaling& scaling, int64_t context);
+  void check_reach(const RopeOptions& rope, int64_t context);
 
   ConfigReader& outer_;
   ConfigReader inner_;
@@ -141,17 +141,9 @@ void RopeReader::read_scaling(RopeScaling& scaling, int64_t context) {
   }
 }
 
-void RopeReader::check_reach(const RopeScaling& scaling, int64_t context) {
-  if (scaling.kind == RopeScalingKind::none || scaling.kind == RopeScalingKind::dynamic ||
-      scaling.kind == RopeScalingKind::llama3) {
-    return;
-  }
-  const double reached = scaling.factor * static_cast<double>(scaling.original_context);
-  if (std::abs(reached - static_cast<double>(context)) < 0.5) return;
-  inner_.refuse("factor",
-                fmt::format("times original_max_position_embeddings, {}, it is {} and not "
-                            "max_position_embeddings, {}",
-                            scaling.original_context, reached, context));
+void RopeReader::check_reach(const RopeOptions& rope, int64_t context) {
+  const std::string mismatch = rope_mismatch(rope, context);
+  if (!mismatch.empty()) inner_.refuse("factor", mismatch);
 }
 
 RopeOptions RopeReader::read(int64_t head_width, int64_t context, bool allow_mismatch) {
@@ -165,7 +157,7 @@ RopeOptions RopeReader::read(int64_t head_width, int64_t context, bool allow_mis
   if (!inner_.sound()) return rope;
   try {
     check_rope(rope);
-    if (!allow_mismatch) check_reach(rope.scaling, context);
+    if (!allow_mismatch) check_reach(rope, context);
   } catch (const Error& error) {
     const std::string what = error.what();
     outer_.add_problem(path_ + what.substr(what.find(": ")));
@@ -281,6 +273,19 @@ RopeByLayerType read_rope_config(ConfigReader& reader, int64_t head_width, int64
     read_one("", object, name);
   }
   return result;
+}
+
+std::string rope_mismatch(const RopeOptions& rope, int64_t context) {
+  const RopeScaling& scaling = rope.scaling;
+  if (scaling.kind == RopeScalingKind::none || scaling.kind == RopeScalingKind::dynamic ||
+      scaling.kind == RopeScalingKind::llama3) {
+    return {};
+  }
+  const double reached = scaling.factor * static_cast<double>(scaling.original_context);
+  if (std::abs(reached - static_cast<double>(context)) < 0.5) return {};
+  return fmt::format(
+      "times original_max_position_embeddings, {}, it is {} and not max_position_embeddings, {}",
+      scaling.original_context, reached, context);
 }
 
 void write_rope_config(const RopeOptions& rope, int64_t context, Json& config) {

@@ -25,6 +25,11 @@ using RopeByLayerType = std::map<std::string, RopeOptions>;
 RopeByLayerType read_rope_config(ConfigReader& reader, int64_t head_width, int64_t context,
                                  bool allow_mismatch = false);
 
+// Whether the factor of these options does not lead from their original context to `context`: what
+// it is times, what it leads to, and what it does not; empty if it does, or need not. Published
+// configs are often so, and transformers (4.56 on) warns and takes the factor as it is given.
+std::string rope_mismatch(const RopeOptions& rope, int64_t context);
+
 // Changes the keys of `config` to say `rope`, in the spelling that it has (the older one if it has
 // none), and leaves them alone if they say so already. ntk becomes a changed base, and ntk_by_parts
 // yarn without an attention factor: the same functions, which read back so. Error{user} for what

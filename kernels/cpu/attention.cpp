@@ -140,11 +140,12 @@ struct Sizes {
   int64_t width, value_width;
   int64_t width_stride, value_stride;  // padded to whole vectors
   int64_t steps, value_steps;          // words of a packed row
-  AttentionPattern pattern;            // within a document as documents_of cuts them
+  AttentionPart part;                  // within documents as classes_of cuts them
 
   template <typename Args>
-  explicit Sizes(const Args& args) : Sizes(args.q, args.v, args.pattern) {}
-  Sizes(const Tensor& q, const Tensor& v, const AttentionPattern& whole)
+  Sizes(const Args& args, const AttentionPart& part_of_pattern)
+      : Sizes(args.q, args.v, part_of_pattern) {}
+  Sizes(const Tensor& q, const Tensor& v, const AttentionPart& part_of_pattern)
       : isa(attention_kernels_for_isa()),
         functions(q.dtype() == Dtype::bf16 ? isa.bf16 : isa.f32),
         pair(functions.pair),
@@ -154,13 +155,17 @@ struct Sizes {
         value_stride(round_up(value_width, isa.vector_lanes)),
         steps((width + pair - 1) / pair),
         value_steps((value_width + pair - 1) / pair),
-        pattern(pattern_within(whole)) {}
+        part(part_of_pattern) {}
 
   QueryTiles forward_tiles(const Document& document, int64_t group) const {
-    return {document, pattern, group, isa.forward_lanes, isa.vector_lanes};
+    return {document, part, group, isa.forward_lanes, isa.vector_lanes};
   }
   QueryTiles backward_tiles(const Document& document, int64_t group) const {
-    return {document, pattern, group, isa.backward_lanes, isa.vector_lanes};
+    return {document, part, group, isa.backward_lanes, isa.vector_lanes};
+  }
+  // Those that read and write rows of `tensor`, whose type may not be that of q.
+  const AttentionFunctions& rows_like(const Tensor& tensor) const {
+    return tensor.dtype() == Dtype::bf16 ? isa.bf16 : isa.f32;
   }
 };
 
@@ -180,6 +185,14 @@ void largest_first(std::vector<Item>& items) {
 }
 
 // ---- Forward
+//
+// Parts of a pattern run one after the other. Between them, softmax and products wait in f32.
+
+struct UnfinishedAttention {
+  Tensor out;      // [T, H, Pv] Σ P·v
+  Tensor largest;  // [T, H], as in a tile
+  Tensor sum;      // [T, H] Σ P; 0: nothing was seen yet
+};
 
 struct ForwardItem {
   const Document* document;
@@ -190,10 +203,14 @@ struct ForwardItem {
 
 class Forward {
  public:
-  Forward(const AttentionArgs& args, const Sizes& sizes, const ForwardItem& item)
+  // Goes on from `before`, if it is not null, and leaves what is found in `after` or, if that is
+  // null, in the results.
+  Forward(const AttentionArgs& args, const Sizes& sizes, const ForwardItem& item,
+          const UnfinishedAttention* before, const UnfinishedAttention* after)
       : args_(args),
         sizes_(sizes),
         item_(item),
+        after_(after),
         document_(*item.document),
         tile_lanes_(sizes.isa.forward_lanes),
         query_tiles_(sizes.forward_tiles(document_, item.heads.group)),
@@ -204,7 +221,7 @@ class Forward {
         workspace_(floats()) {
     keys_ = workspace_.take(sizes.steps * key_stride_);
     values_ = workspace_.take(block_ / sizes.pair * sizes.value_stride);
-    if (!sizes.pattern.contiguous()) visibility_.reserve(block_);
+    if (sizes.part.needs_visibility()) visibility_.reserve(block_);
     const HeadRows queries = query_rows(args.q, document_, item.heads);
     for (int64_t i = item.tiles.begin; i < item.tiles.end; ++i) {
       Tile tile;
@@ -228,6 +245,7 @@ class Forward {
       std::fill_n(tile.out, sizes.value_stride * tile_lanes_, 0.0F);
       std::fill_n(tile.largest, tile_lanes_, kNoScore);
       std::fill_n(tile.sum, tile_lanes_, 0.0F);
+      if (before != nullptr) go_on(*before, tile);
       tiles_.push_back(tile);
     }
   }
@@ -258,6 +276,17 @@ class Forward {
                          padded(sizes_.value_stride * tile_lanes_) + 3 * padded(tile_lanes_);
     return padded(sizes_.steps * key_stride_) + padded(block_ / sizes_.pair * sizes_.value_stride) +
            (item_.tiles.end - item_.tiles.begin) * tile;
+  }
+
+  void go_on(const UnfinishedAttention& before, const Tile& tile) const {
+    sizes_.isa.f32.pack_transposed(query_rows(before.out, document_, item_.heads), tile.first_lane,
+                                   tile.lanes, tile_lanes_, tile.out, tile_lanes_);
+    const HeadRows largest = statistic_rows(before.largest, document_, item_.heads);
+    const HeadRows sum = statistic_rows(before.sum, document_, item_.heads);
+    for (int64_t i = 0; i < tile.lanes; ++i) {
+      tile.sum[i] = statistic(sum, tile.first_lane + i);
+      if (tile.sum[i] != 0) tile.largest[i] = statistic(largest, tile.first_lane + i);
+    }
   }
 
   // Changes the sign of packed words, so that the scale need not be negative.
@@ -330,6 +359,7 @@ class Forward {
   }
 
   void store(const Tile& tile) const {
+    if (after_ != nullptr) return leave(*after_, tile);
     const HeadRows lse = statistic_rows(args_.lse, document_, item_.heads);
     const double unit = args_.slopes.defined() ? kLn2 : std::abs(args_.scale);
     for (int64_t i = 0; i < tile.lanes; ++i) {
@@ -342,9 +372,23 @@ class Forward {
                                    tile.lanes);
   }
 
+  void leave(const UnfinishedAttention& after, const Tile& tile) const {
+    const HeadRows largest = statistic_rows(after.largest, document_, item_.heads);
+    const HeadRows sum = statistic_rows(after.sum, document_, item_.heads);
+    for (int64_t i = 0; i < tile.lanes; ++i) {
+      statistic(largest, tile.first_lane + i) = tile.largest[i];
+      statistic(sum, tile.first_lane + i) = tile.sum[i];
+    }
+    std::fill_n(tile.sum, tile_lanes_, 1.0F);
+    sizes_.isa.f32.store_columns(tile.out, tile_lanes_, tile.sum,
+                                 query_rows(after.out, document_, item_.heads), tile.first_lane,
+                                 tile.lanes);
+  }
+
   const AttentionArgs& args_;
   const Sizes& sizes_;
   const ForwardItem& item_;
+  const UnfinishedAttention* after_;
   const Document& document_;
   int64_t tile_lanes_;
   QueryTiles query_tiles_;
@@ -371,7 +415,7 @@ void add_ranges(const AttentionPattern& pattern, int64_t query, std::vector<KeyR
     }
   };
   for (const int32_t key : pattern.far_keys(query, query, near.begin).keys) add(key, key + 1);
-  if (pattern.dilation == 1 && pattern.stride == 0) {
+  if (pattern.dilation == 1) {
     if (near.begin < near.end) add(near.begin, near.end);
     return;
   }
@@ -390,7 +434,7 @@ void attention_few(const AttentionArgs& args, const Sizes& sizes, const ForwardI
   int64_t position[kFewLanes];
   for (int64_t lane = 0; lane < lanes; ++lane) {
     position[lane] = document.past + lane / item.heads.group;
-    add_ranges(sizes.pattern, position[lane], visible);
+    add_ranges(sizes.part.pattern, position[lane], visible);
     ranges_end[lane] = static_cast<int64_t>(visible.size());
   }
   Workspace workspace(Workspace::padded(sizes.width_stride) +
@@ -423,9 +467,10 @@ void attention_few(const AttentionArgs& args, const Sizes& sizes, const ForwardI
   }
 }
 
-void attention_vectors(const AttentionArgs& args) {
-  const Sizes sizes(args);
-  const std::vector<Document> documents = documents_of(args.layout, args.pattern);
+void attention_part(const AttentionArgs& args, const AttentionPart& part,
+                    const std::vector<Document>& documents, const UnfinishedAttention* before,
+                    const UnfinishedAttention* after) {
+  const Sizes sizes(args, part);
   const int64_t kv_heads = args.k.size(1);
   const int64_t group = args.q.size(1) / kv_heads;
   const int64_t tiles_per_item =
@@ -442,14 +487,42 @@ void attention_vectors(const AttentionArgs& args) {
     }
   }
   largest_first(items);
+  const bool whole = before == nullptr && after == nullptr;
   parallel_for(static_cast<int64_t>(items.size()), [&](int64_t i) {
     const ForwardItem& item = items[static_cast<size_t>(i)];
-    if (item.document->tokens * group <= kFewLanes) {
+    if (whole && item.document->tokens * group <= kFewLanes) {
       attention_few(args, sizes, item);
     } else {
-      Forward(args, sizes, item).run();
+      Forward(args, sizes, item, before, after).run();
     }
   });
+}
+
+void attention_vectors(const AttentionArgs& args) {
+  const std::vector<AttentionPart> parts = args.pattern.parts();
+  std::vector<Document> documents = documents_of(args.layout);
+  if (parts.size() == 1) {
+    return attention_part(args, parts[0], classes_of(documents, parts[0]), nullptr, nullptr);
+  }
+  // Documents of few queries are not worth a tile, let alone one per class: the whole rule is
+  // asked.
+  const int64_t group = args.q.size(1) / args.k.size(1);
+  const auto few = std::stable_partition(
+      documents.begin(), documents.end(),
+      [&](const Document& document) { return document.tokens * group > kFewLanes; });
+  if (few != documents.end()) {
+    attention_part(args, {.pattern = args.pattern}, {few, documents.end()}, nullptr, nullptr);
+    documents.erase(few, documents.end());
+  }
+  if (documents.empty()) return;
+  const Shape statistics = args.lse.shape();
+  const UnfinishedAttention unfinished = {Tensor::zeros(args.out.shape(), Dtype::f32),
+                                          Tensor::empty(statistics, Dtype::f32),
+                                          Tensor::zeros(statistics, Dtype::f32)};
+  for (size_t i = 0; i < parts.size(); ++i) {
+    attention_part(args, parts[i], classes_of(documents, parts[i]), i == 0 ? nullptr : &unfinished,
+                   i + 1 == parts.size() ? nullptr : &unfinished);
+  }
 }
 
 // ---- Backward
@@ -483,11 +556,26 @@ struct BackwardItem {
   float* far_dvalue = nullptr;   // [far.count][value_stride]
 };
 
+// What parts of a pattern before this one found, in f32 and, of queries and keys, not scaled.
+struct GradientSums {
+  Tensor dq, dk, dv;
+};
+
+// Where the gradients of one part go.
+struct BackwardResults {
+  const Tensor& dq;
+  const Tensor& dk;
+  const Tensor& dv;
+  float scale;                 // of dq and dk
+  const GradientSums* before;  // to be added, or null
+};
+
 class Backward {
  public:
-  Backward(const AttentionBackwardArgs& args, const Sizes& sizes, const BackwardItem& item,
-           float* partial)
+  Backward(const AttentionBackwardArgs& args, const BackwardResults& results, const Sizes& sizes,
+           const BackwardItem& item, float* partial)
       : args_(args),
+        results_(results),
         sizes_(sizes),
         item_(item),
         document_(*item.document),
@@ -515,8 +603,8 @@ class Backward {
     scale_ = workspace_.take(tile_lanes_);
     delta_ = workspace_.take(slots_ * tile_lanes_);
     dquery_ = partial == nullptr ? workspace_.take(slots_ * tile_floats_) : partial;
-    std::fill_n(scale_, tile_lanes_, args.scale);
-    if (!sizes.pattern.contiguous()) visibility_.reserve(block_);
+    std::fill_n(scale_, tile_lanes_, results.scale);
+    if (sizes.part.needs_visibility()) visibility_.reserve(block_);
   }
 
   static int64_t block_keys(const Sizes& sizes) {
@@ -598,10 +686,15 @@ class Backward {
       add(item_.far_dvalue + row * sizes_.value_stride, dvalue_ + i * sizes_.value_stride,
           sizes_.value_stride);
     }
-    sizes_.functions.store_rows(dkey_, args_.scale, key_rows(args_.dk, document_, item_.heads),
-                                block.begin, count);
-    sizes_.functions.store_rows(dvalue_, 1.0F, key_rows(args_.dv, document_, item_.heads),
-                                block.begin, count);
+    if (results_.before != nullptr) {
+      add_rows(results_.before->dk, block.begin, count, dkey_, sizes_.width_stride);
+      add_rows(results_.before->dv, block.begin, count, dvalue_, sizes_.value_stride);
+    }
+    const AttentionFunctions& functions = sizes_.rows_like(results_.dk);
+    functions.store_rows(dkey_, results_.scale, key_rows(results_.dk, document_, item_.heads),
+                         block.begin, count);
+    functions.store_rows(dvalue_, 1.0F, key_rows(results_.dv, document_, item_.heads), block.begin,
+                         count);
     if (partial_ == nullptr) {
       finish_tiles(tiles_.seeing({block.end, kAnyKey}).begin);
     }
@@ -636,6 +729,14 @@ class Backward {
   static void add(const float* from, float* to, int64_t count) {
     for (int64_t i = 0; i < count; ++i) to[i] += from[i];
   }
+  // Rows of f32 keys or values to rows `stride` apart.
+  void add_rows(const Tensor& from, int64_t first, int64_t count, float* to, int64_t stride) const {
+    const HeadRows rows = key_rows(from, document_, item_.heads);
+    for (int64_t i = 0; i < count; ++i) {
+      add(static_cast<const float*>(rows.data) + (first + i) * rows.token_stride, to + i * stride,
+          rows.width);
+    }
+  }
 
   // Packs `padded` keys (even), of which the last may be missing, and clears their gradients.
   void pack_keys(const HeadRows& keys, const HeadRows& values, int64_t first, int64_t count,
@@ -653,6 +754,11 @@ class Backward {
   void begin_tiles(int64_t end) {
     for (; next_new_ < end; ++next_new_) {
       std::fill_n(dquery_of(next_new_), tile_floats_, 0.0F);
+      if (results_.before != nullptr && partial_ == nullptr) {
+        sizes_.isa.f32.pack_transposed(query_rows(results_.before->dq, document_, item_.heads),
+                                       tiles_.first_lane(next_new_), tiles_.lanes(next_new_),
+                                       tile_lanes_, dquery_of(next_new_), tile_lanes_);
+      }
       float* delta = delta_of(next_new_);
       std::fill_n(delta, tile_lanes_, 0.0F);
       sizes_.functions.row_products(query_rows(args_.out, document_, item_.heads),
@@ -665,10 +771,10 @@ class Backward {
   void finish_tiles(int64_t end) {
     begin_tiles(end);
     for (; next_unfinished_ < end; ++next_unfinished_) {
-      sizes_.functions.store_columns(dquery_of(next_unfinished_), tile_lanes_, scale_,
-                                     query_rows(args_.dq, document_, item_.heads),
-                                     tiles_.first_lane(next_unfinished_),
-                                     tiles_.lanes(next_unfinished_));
+      sizes_.rows_like(results_.dq)
+          .store_columns(dquery_of(next_unfinished_), tile_lanes_, scale_,
+                         query_rows(results_.dq, document_, item_.heads),
+                         tiles_.first_lane(next_unfinished_), tiles_.lanes(next_unfinished_));
     }
   }
 
@@ -714,6 +820,7 @@ class Backward {
   }
 
   const AttentionBackwardArgs& args_;
+  const BackwardResults& results_;
   const Sizes& sizes_;
   const BackwardItem& item_;
   const Document& document_;
@@ -735,15 +842,15 @@ class Backward {
 };
 
 // Bounds of the ranges into which the keys of a document are split, of about equal work.
-std::vector<int32_t> split_keys(const Document& document, AttentionPattern pattern, int64_t block,
+std::vector<int32_t> split_keys(const Document& document, const AttentionPart& part, int64_t block,
                                 int64_t kv_heads) {
   const int64_t keys = round_up(document.keys(), 2);
   const int64_t blocks = (keys + block - 1) / block;
   const int64_t splits = std::min(blocks, (kBackwardItems + kv_heads - 1) / kv_heads);
   const auto queries_of = [&](int64_t key) {
     const int64_t seen = document.keys() - std::max(key, document.past);
-    const bool any_distance = pattern.window == 0 || pattern.stride != 0;
-    return any_distance ? seen : std::min(seen, pattern.window * pattern.dilation);
+    const AttentionPattern& pattern = part.pattern;
+    return pattern.window == 0 ? seen : std::min(seen, pattern.window * pattern.dilation);
   };
   int64_t total = 0;
   for (int64_t b = 0; b < blocks; ++b) total += queries_of(b * block);
@@ -780,7 +887,6 @@ void clear_unused_keys(const AttentionBackwardArgs& args, const std::vector<Docu
     args.dv.slice_rows(begin, end).fill_zero();
   };
   int64_t next = 0;
-  if (args.pattern.classes() > 1) return clear(0, args.layout.keys());
   for (const Document& document : documents) {
     clear(next, std::min(document.first_key, args.layout.keys()));
     next = document.first_key + document.keys();
@@ -795,26 +901,33 @@ struct SplitQueries {
   std::vector<BackwardItem> parts;
 };
 
-void sum_partials(const AttentionBackwardArgs& args, const Sizes& sizes, const SplitQueries& split,
+void sum_partials(const BackwardResults& results, const Sizes& sizes, const SplitQueries& split,
                   const float* partials, int64_t tile) {
   const int64_t tile_lanes = sizes.isa.backward_lanes;
   const int64_t tile_floats = sizes.width_stride * tile_lanes;
   const QueryTiles tiles = sizes.backward_tiles(*split.document, split.heads.group);
   std::vector<float> sum(static_cast<size_t>(tile_floats), 0.0F);
+  if (results.before != nullptr) {
+    sizes.isa.f32.pack_transposed(query_rows(results.before->dq, *split.document, split.heads),
+                                  tiles.first_lane(tile), tiles.lanes(tile), tile_lanes, sum.data(),
+                                  tile_lanes);
+  }
   for (const BackwardItem& part : split.parts) {
     if (tile < part.tiles.begin || tile >= part.tiles.end) continue;
     const float* dquery = partials + part.partial + (tile - part.tiles.begin) * tile_floats;
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += dquery[i];
   }
-  const std::vector<float> scale(static_cast<size_t>(tile_lanes), args.scale);
-  sizes.functions.store_columns(sum.data(), tile_lanes, scale.data(),
-                                query_rows(args.dq, *split.document, split.heads),
-                                tiles.first_lane(tile), tiles.lanes(tile));
+  const std::vector<float> scale(static_cast<size_t>(tile_lanes), results.scale);
+  sizes.rows_like(results.dq)
+      .store_columns(sum.data(), tile_lanes, scale.data(),
+                     query_rows(results.dq, *split.document, split.heads), tiles.first_lane(tile),
+                     tiles.lanes(tile));
 }
 
-void attention_backward_vectors(const AttentionBackwardArgs& args) {
-  const Sizes sizes(args);
-  const std::vector<Document> documents = documents_of(args.layout, args.pattern);
+void attention_backward_part(const AttentionBackwardArgs& args, const AttentionPart& part,
+                             const std::vector<Document>& documents,
+                             const BackwardResults& results) {
+  const Sizes sizes(args, part);
   const int64_t kv_heads = args.k.size(1);
   const int64_t group = args.q.size(1) / kv_heads;
   const int64_t tile_lanes = sizes.isa.backward_lanes;
@@ -823,7 +936,7 @@ void attention_backward_vectors(const AttentionBackwardArgs& args) {
   std::vector<FarRows> far(documents.size());
   const int64_t far_width = sizes.width_stride + sizes.value_stride;
   int64_t far_floats = 0;
-  if (!sizes.pattern.contiguous()) {
+  if (!part.sees_only_near()) {
     for (size_t i = 0; i < documents.size(); ++i) {
       far[i] = far_rows(documents[i], sizes.backward_tiles(documents[i], group));
       far_floats += kv_heads * far[i].count * far_width;
@@ -841,7 +954,7 @@ void attention_backward_vectors(const AttentionBackwardArgs& args) {
     const Document& document = documents[d];
     const QueryTiles tiles = sizes.backward_tiles(document, group);
     const std::vector<int32_t> bounds =
-        split_keys(document, sizes.pattern, Backward::block_keys(sizes), kv_heads);
+        split_keys(document, part, Backward::block_keys(sizes), kv_heads);
     const bool has_far = far[d].count > 0;
     for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
       SplitQueries split{&document, {group, kv_head}, {}};
@@ -877,10 +990,9 @@ void attention_backward_vectors(const AttentionBackwardArgs& args) {
   largest_first(far_items);
 
   const Tensor partials = Tensor::empty({partial_floats}, Dtype::f32);
-  clear_unused_keys(args, documents);
   const auto run = [&](const BackwardItem& item, auto&& pass) {
     float* partial = item.partial < 0 ? nullptr : partials.data<float>() + item.partial;
-    Backward backward(args, sizes, item, partial);
+    Backward backward(args, results, sizes, item, partial);
     pass(backward);
   };
   parallel_for(static_cast<int64_t>(far_items.size()), [&](int64_t i) {
@@ -891,8 +1003,28 @@ void attention_backward_vectors(const AttentionBackwardArgs& args) {
   });
   parallel_for(static_cast<int64_t>(split_tiles.size()), [&](int64_t i) {
     const auto& [split, tile] = split_tiles[static_cast<size_t>(i)];
-    sum_partials(args, sizes, *split, partials.data<float>(), tile);
+    sum_partials(results, sizes, *split, partials.data<float>(), tile);
   });
+}
+
+void attention_backward_vectors(const AttentionBackwardArgs& args) {
+  const std::vector<AttentionPart> parts = args.pattern.parts();
+  const std::vector<Document> documents = documents_of(args.layout);
+  clear_unused_keys(args, documents);
+  GradientSums sums;
+  if (parts.size() > 1) {
+    // Of keys and queries that see nothing in a part, it writes no gradients.
+    sums = {Tensor::zeros(args.dq.shape(), Dtype::f32), Tensor::zeros(args.dk.shape(), Dtype::f32),
+            Tensor::zeros(args.dv.shape(), Dtype::f32)};
+  }
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const GradientSums* before = i == 0 ? nullptr : &sums;
+    const bool last = i + 1 == parts.size();
+    const BackwardResults results =
+        last ? BackwardResults{args.dq, args.dk, args.dv, static_cast<float>(args.scale), before}
+             : BackwardResults{sums.dq, sums.dk, sums.dv, 1.0F, before};
+    attention_backward_part(args, parts[i], classes_of(documents, parts[i]), results);
+  }
 }
 
 // ---- f64
@@ -937,21 +1069,29 @@ void attention_backward_f64(const AttentionBackwardArgs& args) {
 
 }  // namespace
 
-int64_t cpu::attention_visits(const SequenceLayout& layout, const AttentionPattern& pattern,
-                              int64_t heads, int64_t kv_heads) {
+AttentionVisits cpu::attention_visits(const SequenceLayout& layout, const AttentionPattern& pattern,
+                                      int64_t heads, int64_t kv_heads) {
   const int64_t group = heads / kv_heads;
   const AttentionIsa& isa = attention_kernels_for_isa();
-  const AttentionPattern within = pattern_within(pattern);
-  int64_t visits = 0;
-  for (const Document& document : documents_of(layout, pattern)) {
-    const QueryTiles tiles(document, within, group, isa.forward_lanes, isa.vector_lanes);
-    for (int64_t tile = 0; tile < tiles.count(); ++tile) {
-      const KeyRange near = tiles.span(tile);
-      visits += tiles.lanes(tile) *
-                (near.end - near.begin + static_cast<int64_t>(tiles.far_keys(tile).keys.size()));
+  const std::vector<Document> documents = documents_of(layout);
+  AttentionVisits visits;
+  for (const AttentionPart& part : pattern.parts()) {
+    for (const Document& document : classes_of(documents, part)) {
+      const auto count = [&](int64_t tile_lanes) {
+        const QueryTiles tiles(document, part, group, tile_lanes, isa.vector_lanes);
+        int64_t scores = 0;
+        for (int64_t tile = 0; tile < tiles.count(); ++tile) {
+          const KeyRange near = tiles.span(tile);
+          const auto far = static_cast<int64_t>(tiles.far_keys(tile).keys.size());
+          scores += tiles.lanes(tile) * (near.end - near.begin + far);
+        }
+        return kv_heads * scores;
+      };
+      visits.forward += count(isa.forward_lanes);
+      visits.backward += count(isa.backward_lanes);
     }
   }
-  return visits * kv_heads;
+  return visits;
 }
 
 void cpu::attention(Stream, const AttentionArgs& args) {

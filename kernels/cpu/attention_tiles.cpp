@@ -10,29 +10,37 @@ int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit
 
 }  // namespace
 
-std::vector<Document> documents_of(const SequenceLayout& layout, const AttentionPattern& pattern) {
+std::vector<Document> documents_of(const SequenceLayout& layout) {
   std::vector<Document> documents;
-  const int64_t step = pattern.classes();
   const std::vector<int32_t>& starts = layout.document_starts;
   for (size_t i = 0; i < starts.size(); ++i) {
     const int64_t begin = starts[i];
     const int64_t end = i + 1 < starts.size() ? starts[i + 1] : layout.tokens();
     const int64_t first_key = layout.first_key.data<int32_t>()[begin];
-    const int64_t past = layout.key_of(begin) - first_key;
-    // Class r has keys r, r + step, …; its first query is token `skipped`.
-    for (int64_t r = 0; r < step; ++r) {
-      const int64_t skipped = ((r - past) % step + step) % step;
-      const int64_t tokens = (end - begin - skipped + step - 1) / step;
-      if (tokens <= 0) continue;
-      documents.push_back(
-          {begin + skipped, tokens, first_key + r, (past + skipped - r) / step, step});
+    if (begin < end) {
+      documents.push_back({begin, end - begin, first_key, layout.key_of(begin) - first_key});
     }
   }
   return documents;
 }
 
-AttentionPattern pattern_within(const AttentionPattern& pattern) {
-  return pattern.classes() > 1 ? pattern.within_class() : pattern;
+std::vector<Document> classes_of(const std::vector<Document>& documents,
+                                 const AttentionPart& part) {
+  std::vector<Document> classes;
+  const int64_t step = part.step;
+  for (const Document& document : documents) {
+    // Class r has keys r, r + step, …; its first query is token `skipped`.
+    for (int64_t r = 0; r < step; ++r) {
+      const int64_t skipped = ((r - document.past) % step + step) % step;
+      const int64_t tokens = std::max<int64_t>(0, (document.tokens - skipped + step - 1) / step);
+      const Document found{document.first_token + skipped,       tokens, document.first_key + r,
+                           (document.past + skipped - r) / step, step,   r};
+      const AttentionPattern::Span seen = part.near(found.past + tokens - 1, r);
+      const bool sees_nothing = tokens == 0 || seen.begin >= seen.end;
+      if (part.strided ? !sees_nothing : tokens > 0 || found.keys() > 0) classes.push_back(found);
+    }
+  }
+  return classes;
 }
 
 KeyRange intersection(KeyRange a, KeyRange b) {
@@ -41,19 +49,20 @@ KeyRange intersection(KeyRange a, KeyRange b) {
 }
 bool is_empty(KeyRange range) { return range.begin >= range.end; }
 
-QueryTiles::QueryTiles(const Document& document, const AttentionPattern& pattern, int64_t group,
+QueryTiles::QueryTiles(const Document& document, const AttentionPart& part, int64_t group,
                        int64_t tile_lanes, int64_t vector_lanes)
     : document_(document),
-      pattern_(pattern),
+      part_(part),
       group_(group),
       tile_lanes_(tile_lanes),
       vector_lanes_(vector_lanes),
       lanes_(document.tokens * group) {}
 
 KeyRange QueryTiles::span(int64_t tile) const {
-  const AttentionPattern::Span span = pattern_.near_span(first_query(tile), last_query(tile));
-  const auto begin = static_cast<int32_t>(span.begin & ~int64_t{1});
-  const auto end = static_cast<int32_t>(round_up(std::max<int64_t>(0, span.end), 2));
+  const int64_t first = part_.near(first_query(tile), document_.residue).begin;
+  const int64_t last = part_.near(last_query(tile), document_.residue).end;
+  const auto begin = static_cast<int32_t>(first & ~int64_t{1});
+  const auto end = static_cast<int32_t>(round_up(std::max<int64_t>(0, last), 2));
   return {std::min(begin, end), end};
 }
 
@@ -77,15 +86,15 @@ TileRange QueryTiles::seeing(KeyRange keys) const {
 }
 
 FarKeys QueryTiles::far_keys(int64_t tile) const {
-  if (pattern_.contiguous()) return {};
-  return pattern_.far_keys(first_query(tile), last_query(tile), span(tile).begin);
+  if (part_.sees_only_near()) return {};
+  return part_.pattern.far_keys(first_query(tile), last_query(tile), span(tile).begin);
 }
 
 TileKeys QueryTiles::near(int64_t tile) const {
   constexpr int32_t kLowest = std::numeric_limits<int32_t>::min();
   constexpr int32_t kHighest = std::numeric_limits<int32_t>::max();
   // Otherwise no key is sure to be seen, and any may be.
-  const bool every_key = pattern_.dilation == 1;
+  const bool every_key = part_.sees_all_near();
   const bool far_too = needs_bits(tile);
   TileKeys visible;
   visible.vectors = (lanes(tile) + vector_lanes_ - 1) / vector_lanes_;
@@ -96,13 +105,16 @@ TileKeys QueryTiles::near(int64_t tile) const {
       if (lane >= lanes(tile)) {
         visible.first[lane] = kLowest;
         visible.last[lane] = kHighest;
+        visible.query[lane] = 0;
         continue;
       }
       const int64_t self = query_of(first_lane(tile) + lane);
-      const auto first = static_cast<int32_t>(pattern_.first_near(self));
-      const auto last = static_cast<int32_t>(self);
+      const AttentionPattern::Span near = part_.near(self, document_.residue);
+      const auto first = static_cast<int32_t>(near.begin);
+      const auto last = static_cast<int32_t>(near.end - 1);
       visible.first[lane] = first;
       visible.last[lane] = last;
+      visible.query[lane] = static_cast<int32_t>(self);
       all = {std::max(all.begin, first), std::min(all.end, last + 1)};
       if (first <= last)
         any = {std::min(any.begin, far_too ? 0 : first), std::max(any.end, last + 1)};
@@ -115,8 +127,10 @@ TileKeys QueryTiles::near(int64_t tile) const {
 }
 
 bool QueryTiles::needs_bits(int64_t tile) const {
-  return pattern_.dilation != 1 || pattern_.stride != 0 || pattern_.summary != 0 ||
-         pattern_.random != 0 || pattern_.global > span(tile).begin;
+  if (part_.strided) return !part_.sees_all_near();
+  const AttentionPattern& pattern = part_.pattern;
+  return pattern.dilation != 1 || pattern.summary != 0 || pattern.random != 0 ||
+         pattern.global > span(tile).begin;
 }
 
 void QueryTiles::near_bits(int64_t tile, KeyRange block, TileKeys& near, uint32_t* bits) const {
@@ -161,9 +175,9 @@ TileKeys QueryTiles::far(int64_t tile, const FarKeys& keys, int64_t begin, int64
 void QueryTiles::fill_bits(int64_t tile, const int32_t* positions, int64_t count,
                            uint32_t* bits) const {
   if (count <= 0) return;
-  std::vector<AttentionRow> rows;
+  std::vector<AttentionPartRow> rows;
   for (int64_t query = first_query(tile); query <= last_query(tile); ++query) {
-    rows.push_back(pattern_.row(query));
+    rows.emplace_back(part_, query, document_.residue);
   }
   const int64_t vectors = (lanes(tile) + vector_lanes_ - 1) / vector_lanes_;
   for (int64_t i = 0; i < count; ++i) {
@@ -172,7 +186,7 @@ void QueryTiles::fill_bits(int64_t tile, const int32_t* positions, int64_t count
     int64_t lane = 0;
     // Lanes of one query; the first may lack some of its heads.
     int64_t heads = group_ - first_lane(tile) % group_;
-    for (const AttentionRow& row : rows) {
+    for (const AttentionPartRow& row : rows) {
       const int64_t stop = std::min(lane + heads, lanes(tile));
       heads = group_;
       if (row.allows(positions[i])) {

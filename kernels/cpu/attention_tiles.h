@@ -13,7 +13,7 @@
 
 namespace sidewinder {
 
-// Queries and keys that see only each other: a document, or of a dilated pattern one class of
+// Queries and keys that see only each other: a document, or in some parts of patterns one class of
 // positions, every step-th token of it.
 struct Document {
   int64_t first_token;
@@ -21,12 +21,15 @@ struct Document {
   int64_t first_key;  // keys of this document are counted from here
   int64_t past;       // keys before the one of the first token; negative if that one is not visible
   int64_t step = 1;   // tokens from one to the next
+  int64_t residue = 0;  // of the class
   int64_t keys() const { return std::max<int64_t>(0, past + tokens); }
 };
 
-// Those with tokens, for `pattern`; within them the pattern is pattern_within(pattern).
-std::vector<Document> documents_of(const SequenceLayout& layout, const AttentionPattern& pattern);
-AttentionPattern pattern_within(const AttentionPattern& pattern);
+// Those with tokens.
+std::vector<Document> documents_of(const SequenceLayout& layout);
+// Their classes. Of the strided part those in which a query sees a key; of others all that have any
+// tokens or keys, so that every gradient is written.
+std::vector<Document> classes_of(const std::vector<Document>& documents, const AttentionPart& part);
 
 KeyRange intersection(KeyRange a, KeyRange b);
 bool is_empty(KeyRange range);
@@ -38,8 +41,8 @@ struct TileRange {
 // The queries of one document and key/value head, cut into tiles of lanes.
 class QueryTiles {
  public:
-  QueryTiles(const Document& document, const AttentionPattern& pattern, int64_t group,
-             int64_t tile_lanes, int64_t vector_lanes);
+  QueryTiles(const Document& document, const AttentionPart& part, int64_t group, int64_t tile_lanes,
+             int64_t vector_lanes);
 
   int64_t count() const { return (lanes_ + tile_lanes_ - 1) / tile_lanes_; }
   int64_t first_lane(int64_t tile) const { return tile * tile_lanes_; }
@@ -71,7 +74,7 @@ class QueryTiles {
   void fill_bits(int64_t tile, const int32_t* positions, int64_t count, uint32_t* bits) const;
 
   const Document& document_;
-  AttentionPattern pattern_;
+  AttentionPart part_;
   int64_t group_;
   int64_t tile_lanes_;
   int64_t vector_lanes_;

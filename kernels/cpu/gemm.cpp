@@ -1,6 +1,7 @@
 #include "kernels/cpu/gemm.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa.h"
@@ -104,16 +105,18 @@ GemmAhead rows_ahead(const Matrix& x, int64_t first_row, int64_t rows, int64_t f
 // earlier blocks are kept in f32: in y itself or, where that is bf16, beside the panels. The rows
 // [next_row, next_row + next_rows) are asked for on the way.
 void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
-                     const LinearItem& item, int64_t next_row, int64_t next_rows) {
+                     const WeightPart& part, const LinearItem& item, int64_t next_row,
+                     int64_t next_rows) {
   const GemmWord word = word_of(kernels, product.weight.compute);
-  const int64_t steps = gemm_steps(product.weight.in, word);
+  const int64_t steps = gemm_steps(part.in, word);
+  const int64_t first_step = part.first_in / elements_per_step(word);
   const int64_t block_steps = std::min(steps, kernels.block_steps);
   const int64_t a_panel_stride = block_steps * kernels.tile_rows;
   const int64_t a_words =
       round_up(divide_up(item.rows, kernels.tile_rows) * a_panel_stride, kPanelPadding);
-  const int64_t b_panel_stride = steps * kernels.tile_columns;
+  const int64_t b_panel_stride = product.weight.data.width();
   const auto* b = static_cast<const uint32_t*>(product.weight.data.raw()) +
-                  item.first_column / kernels.tile_columns * b_panel_stride;
+                  (part.first_out + item.first_column) / kernels.tile_columns * b_panel_stride;
   const GemmOutput y = output_of(product, item);
   const bool sums_beside = steps > block_steps && y.element == GemmElement::bf16;
   const int64_t sum_stride = sums_beside ? round_up(item.columns, kernels.tile_columns) : y.stride;
@@ -124,20 +127,19 @@ void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
   for (int64_t step = 0; step < steps; step += block_steps) {
     const int64_t num_steps = std::min(block_steps, steps - step);
     const int64_t k = step * elements_per_step(word);
-    kernels.pack(
-        {.panels = a,
-         .panel_stride = a_panel_stride,
-         .first_step = 0,
-         .width = kernels.tile_rows,
-         .halves_last = false,
-         .source = product.x.at(item.first_row, k),
-         .row_stride = product.x.row_stride,
-         .extent = item.rows,
-         .readable_extent = item.rows,
-         .contraction = std::min(num_steps * elements_per_step(word), product.weight.in - k),
-         .contracts_rows = false,
-         .element = product.x.element,
-         .word = word});
+    kernels.pack({.panels = a,
+                  .panel_stride = a_panel_stride,
+                  .first_step = 0,
+                  .width = kernels.tile_rows,
+                  .halves_last = false,
+                  .source = product.x.at(item.first_row, k),
+                  .row_stride = product.x.row_stride,
+                  .extent = item.rows,
+                  .readable_extent = item.rows,
+                  .contraction = std::min(num_steps * elements_per_step(word), part.in - k),
+                  .contracts_rows = false,
+                  .element = product.x.element,
+                  .word = word});
     GemmOutput output = y;
     if (sums_beside && step + num_steps < steps) {
       output.y = sums;
@@ -150,18 +152,16 @@ void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
       add_previous(output, sums, sum_stride, GemmElement::f32);
     }
     const int64_t next_k = k + num_steps * elements_per_step(word);
-    const int64_t next_count =
-        std::min(block_steps * elements_per_step(word), product.weight.in - next_k);
+    const int64_t next_count = std::min(block_steps * elements_per_step(word), part.in - next_k);
     const GemmAhead ahead =
-        next_count > 0
-            ? rows_ahead(product.x, item.first_row, item.rows, next_k, next_count)
-            : rows_ahead(product.x, next_row, next_rows, 0,
-                         std::min(block_steps * elements_per_step(word), product.weight.in));
+        next_count > 0 ? rows_ahead(product.x, item.first_row, item.rows, next_k, next_count)
+                       : rows_ahead(product.x, next_row, next_rows, 0,
+                                    std::min(block_steps * elements_per_step(word), part.in));
     kernels.multiply({.a = a,
                       .a_panel_stride = a_panel_stride,
                       .b = b,
                       .b_panel_stride = b_panel_stride,
-                      .first_step = step,
+                      .first_step = first_step + step,
                       .steps = num_steps,
                       .rows = item.rows,
                       .columns = item.columns,
@@ -292,17 +292,37 @@ void multiply(const LinearProduct& product) {
     item.columns = std::min(width, columns - item.first_column);
     // Items are handed out in order, so the next one of this thread is likely so many further.
     const int64_t next_row = item.first_row + num_threads * kernels.block_rows;
-    run_linear_item(kernels, product, item, next_row,
+    run_linear_item(kernels, product, {0, product.weight.in, 0, columns}, item, next_row,
                     std::min<int64_t>(kernels.block_rows, rows - next_row));
   });
 }
 
-void multiply_in_item(const LinearProduct& product) {
+void multiply_in_item(const LinearProduct& product, const WeightPart& part) {
   const GemmKernels& kernels = gemm_kernels_for_isa();
   check_packing(kernels, product.weight);
+  SIDEWINDER_ASSERT(part.first_in % 2 == 0 && part.first_out % kernels.tile_columns == 0);
   for (int64_t row = 0; row < product.x.rows; row += kernels.block_rows) {
     const int64_t rows = std::min<int64_t>(kernels.block_rows, product.x.rows - row);
-    run_linear_item(kernels, product, {row, rows, 0, product.weight.out}, 0, 0);
+    run_linear_item(kernels, product, part, {row, rows, 0, part.out}, 0, 0);
+  }
+}
+
+void add_weight_row(float* y, const PackedWeight& weight, int64_t row, float factor) {
+  const GemmKernels& kernels = gemm_kernels_for_isa();
+  check_packing(kernels, weight);
+  const GemmWord word = word_of(kernels, weight.compute);
+  const int64_t half = kernels.tile_columns / 2;
+  const int64_t step = row / elements_per_step(word);
+  const auto* panel = static_cast<const uint32_t*>(weight.data.raw());
+  for (int64_t column = 0; column < weight.out; column += kernels.tile_columns) {
+    const int64_t count = std::min<int64_t>(kernels.tile_columns, weight.out - column);
+    const uint32_t* words = panel + step * (count <= half ? half : kernels.tile_columns);
+    for (int64_t i = 0; i < count; ++i) {
+      uint32_t bits = words[i];
+      if (word == GemmWord::bf16_pair) bits = row % 2 == 0 ? bits << 16 : bits & 0xffff0000U;
+      y[column + i] += factor * std::bit_cast<float>(bits);
+    }
+    panel += weight.data.width();
   }
 }
 

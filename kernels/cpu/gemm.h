@@ -25,6 +25,9 @@ struct Matrix {
   Matrix slice_rows(int64_t begin, int64_t end) const {
     return {at(begin, 0), end - begin, columns, row_stride, element};
   }
+  Matrix slice_columns(int64_t begin, int64_t end) const {
+    return {at(0, begin), rows, end - begin, row_stride, element};
+  }
 };
 
 Matrix matrix_of(const Tensor& tensor);
@@ -41,8 +44,15 @@ struct LinearProduct {
 
 void pack_panels(PackedWeight& packed, const Matrix& weight, WeightUse use);
 void multiply(const LinearProduct& product);
-// The same bits, made by the calling thread alone: for use within a work item.
-void multiply_in_item(const LinearProduct& product);
+// Rows [first_in, first_in + in) and columns [first_out, first_out + out) of W.
+struct WeightPart {
+  int64_t first_in, in;    // begins at a multiple of two
+  int64_t first_out, out;  // begins at a multiple of 32, the widest panel
+};
+// x · (a part of W), made by the calling thread alone: for use within a work item.
+void multiply_in_item(const LinearProduct& product, const WeightPart& part);
+// y += factor · (row of W)
+void add_weight_row(float* y, const PackedWeight& weight, int64_t row, float factor);
 // dweight (+)= dyᵀ · x
 void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& x, Dtype compute,
                          bool accumulate);

@@ -61,6 +61,7 @@ void rms_norm_backward(Stream, const RmsNormBackwardArgs& args) {
     rms_norm_loops_for_isa().backward({
         .dx = mutable_row_pointer(args.dx, begin),
         .dweight = partial.data<float>() + begin / item_rows * width,
+        .y = args.y.defined() ? mutable_row_pointer(args.y, begin) : nullptr,
         .dy = row_pointer(args.dy, begin),
         .x = row_pointer(args.x, begin),
         .weight = args.weight.data<float>(),
@@ -69,6 +70,7 @@ void rms_norm_backward(Stream, const RmsNormBackwardArgs& args) {
         .groups = groups,
         .width = width,
         .dx_stride = args.dx.row_stride(),
+        .y_stride = args.y.defined() ? args.y.row_stride() : 0,
         .dy_stride = args.dy.row_stride(),
         .x_stride = args.x.row_stride(),
         .dx_bf16 = is_bf16(args.dx),

@@ -39,4 +39,9 @@ void* thread_scratch(size_t bytes) {
   return scratch.at_least(bytes);
 }
 
+void* outer_scratch(size_t bytes) {
+  thread_local Scratch scratch;
+  return scratch.at_least(bytes);
+}
+
 }  // namespace sidewinder::cpu

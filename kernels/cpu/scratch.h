@@ -9,5 +9,7 @@ namespace sidewinder::cpu {
 // At least `bytes`, 64-byte aligned, not initialised, valid until the next call from this thread.
 // An item asks once for all it needs.
 void* thread_scratch(size_t bytes);
+// Another such piece, for items that run whole products of matrices, which use the first.
+void* outer_scratch(size_t bytes);
 
 }  // namespace sidewinder::cpu

@@ -47,15 +47,18 @@ void swiglu_backward(Stream, const SwigluBackwardArgs& args) {
   parallel_ranges(args.gate_up.rows(), rows_per_item(width), [&](int64_t begin, int64_t end) {
     swiglu_loops_for_isa().backward({
         .dgate_up = row_pointer(args.dgate_up, begin),
+        .y = args.y.defined() ? row_pointer(args.y, begin) : nullptr,
         .dy = row_pointer(args.dy, begin),
         .gate_up = row_pointer(args.gate_up, begin),
         .rows = end - begin,
         .width = width,
         .dgate_up_stride = args.dgate_up.row_stride(),
+        .y_stride = args.y.defined() ? args.y.row_stride() : 0,
         .dy_stride = args.dy.row_stride(),
         .gate_up_stride = args.gate_up.row_stride(),
         .bf16 = args.gate_up.dtype() == Dtype::bf16,
-        .streams = args.dgate_up.bytes() > kBeyondCaches,
+        .streams = !args.y.defined() && args.dgate_up.raw() != args.gate_up.raw() &&
+                   args.dgate_up.bytes() > kBeyondCaches,
     });
   });
 }

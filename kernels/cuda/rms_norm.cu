@@ -62,8 +62,9 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename DX, typename DY, typename X>
 __global__ void __launch_bounds__(kThreads)
-    backward_x(DX* dx, const DY* dy, const X* x, const float* weight, const float* rstd,
-               Layout dx_layout, Layout dy_layout, Layout x_layout, bool accumulate) {
+    backward_x(DX* dx, DY* y, const DY* dy, const X* x, const float* weight, const float* rstd,
+               Layout dx_layout, Layout y_layout, Layout dy_layout, Layout x_layout,
+               bool accumulate) {
   const int64_t index = blockIdx.x;
   const int64_t width = x_layout.width;
   x += x_layout.offset(index);
@@ -76,8 +77,11 @@ __global__ void __launch_bounds__(kThreads)
   const float scale = rstd[index];
   const float mean = block_sum(sum) * scale / static_cast<float>(width);
   for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-    const float value = scale * (as_float(dy[i]) * weight[i] - as_float(x[i]) * scale * mean);
+    const float normal = as_float(x[i]) * scale;
+    const float value = scale * (as_float(dy[i]) * weight[i] - normal * mean);
     assign(dx[i], accumulate ? as_float(dx[i]) + value : value);
+    // After the last reading of dy[i], in whose place it may be.
+    if (y != nullptr) assign(y[y_layout.offset(index) + i], normal * weight[i]);
   }
 }
 
@@ -152,6 +156,7 @@ void rms_norm_backward(Stream stream, const RmsNormBackwardArgs& args) {
   const Layout x_layout = layout_of(args.x, width);
   const Layout dy_layout = layout_of(args.dy, width);
   const Layout dx_layout = layout_of(args.dx, width);
+  const Layout y_layout = args.y.defined() ? layout_of(args.y, width) : dy_layout;
   const float* const weight = args.weight.data<float>();
   const float* const rstd = args.rstd.data<float>();
   constexpr int64_t kVectorsPerBlock = 128;
@@ -162,13 +167,14 @@ void rms_norm_backward(Stream stream, const RmsNormBackwardArgs& args) {
         "allocating partial sums of rms_norm_backward");
   with_type(args.dy, [&](auto* dy) {
     with_type(args.x, [&](auto* x) {
-      // Before dx is written, which may be in the place of dy.
+      // Before dx and y are written, which may be in the place of dy.
       partial_dweight<<<dim3(static_cast<unsigned>(blocks), blocks_of(width)), kThreads, 0,
                         queue>>>(partial, dy, x, rstd, dy_layout, x_layout, vectors,
                                  kVectorsPerBlock);
       with_type(args.dx, [&](auto* dx) {
         backward_x<<<static_cast<unsigned>(vectors), kThreads, 0, queue>>>(
-            dx, dy, x, weight, rstd, dx_layout, dy_layout, x_layout, args.accumulate);
+            dx, args.y.defined() ? static_cast<decltype(dy)>(args.y.raw()) : nullptr, dy, x, weight,
+            rstd, dx_layout, y_layout, dy_layout, x_layout, args.accumulate);
       });
     });
   });

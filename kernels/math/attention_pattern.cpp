@@ -70,26 +70,59 @@ std::string AttentionPattern::mistake() const {
   return "";
 }
 
+std::vector<AttentionPart> AttentionPattern::parts() const {
+  if (classes() > 1) return {{.pattern = within_class(), .step = classes()}};
+  if (stride == 1) return {{.pattern = {}}};
+  AttentionPattern rest = *this;
+  rest.stride = 0;
+  if (stride == 0 || (window == 0 && dilation == 1)) return {{.pattern = rest}};
+  std::vector<AttentionPart> parts = rest.parts();
+  parts.insert(parts.begin(), {.pattern = {}, .step = stride, .strided = true, .others = rest});
+  return parts;
+}
+
+bool AttentionPart::sees_all_near() const {
+  if (!strided) return pattern.dilation == 1;
+  return others.dilation == 1 && others.summary == 0 && others.random == 0;
+}
+
+AttentionPattern::Span AttentionPart::near(int64_t query, int64_t r) const {
+  if (!strided) return {pattern.first_near(query), query + 1};
+  const auto classed = [&](int64_t position) {  // the first of the class from there on
+    return position <= r ? 0 : (position - r + step - 1) / step;
+  };
+  // What the others see for sure, at both ends, is not of this part.
+  const int64_t begin = classed(others.global);
+  const int64_t end = others.dilation == 1 ? classed(others.first_near(query * step + r)) : query;
+  return {begin, end};
+}
+
 FarKeys AttentionPattern::far_keys(int64_t first, int64_t last, int64_t end) const {
   FarKeys far;
-  if (stride != 0) return far;
   for_each_shared(*this, end, [&](int64_t begin, int64_t stop) {
     for (int64_t key = begin; key < stop; ++key) far.keys.push_back(static_cast<int32_t>(key));
   });
   far.shared = static_cast<int64_t>(far.keys.size());
-  if (random == 0) return far;
-  std::vector<int64_t> blocks;
-  for (int64_t query = first / block * block; query <= last; query += block) {
+  std::vector<int32_t> others;
+  const auto add = [&](int64_t key) {
+    if (!is_shared(key)) others.push_back(static_cast<int32_t>(key));
+  };
+  for (int64_t query = first / block * block; random != 0 && query <= last; query += block) {
     const AttentionRow drawn = row(std::max(query, first));
-    blocks.insert(blocks.end(), drawn.blocks, drawn.blocks + drawn.drawn);
-  }
-  std::sort(blocks.begin(), blocks.end());
-  blocks.erase(std::unique(blocks.begin(), blocks.end()), blocks.end());
-  for (const int64_t drawn : blocks) {
-    for (int64_t key = drawn * block; key < std::min((drawn + 1) * block, end); ++key) {
-      if (!is_shared(key)) far.keys.push_back(static_cast<int32_t>(key));
+    for (int64_t i = 0; i < drawn.drawn; ++i) {
+      const int64_t begin = drawn.blocks[i] * block;
+      for (int64_t key = begin; key < std::min(begin + block, end); ++key) add(key);
     }
   }
+  if (stride != 0) {
+    // The residues of these queries.
+    for (int64_t query = first; query <= std::min(last, first + stride - 1); ++query) {
+      for (int64_t key = query % stride; key < end; key += stride) add(key);
+    }
+  }
+  std::sort(others.begin(), others.end());
+  others.erase(std::unique(others.begin(), others.end()), others.end());
+  far.keys.insert(far.keys.end(), others.begin(), others.end());
   return far;
 }
 

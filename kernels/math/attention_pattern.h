@@ -26,6 +26,7 @@
 namespace sidewinder {
 
 struct AttentionRow;
+struct AttentionPart;
 
 struct FarKeys {
   std::vector<int32_t> keys;  // ascending, first those that all queries see, then the others
@@ -77,6 +78,9 @@ struct AttentionPattern {
   bool contiguous() const {
     return dilation == 1 && global == 0 && stride == 0 && summary == 0 && random == 0;
   }
+  // The pattern taken apart into what can be visited without passing by many hidden keys: every key
+  // that a query sees belongs to one part.
+  std::vector<AttentionPart> parts() const;
   // Number of residue classes of positions that see only their own: where it is above 1, position p
   // is number p / classes() of its class, and in this count the pattern is within_class().
   int64_t classes() const {
@@ -89,9 +93,7 @@ struct AttentionPattern {
   // ---- Keys to visit for the queries first … last: a span that holds every key that one of them
   // may see from its beginning on, and single keys before it.
 
-  Span near_span(int64_t first, int64_t last) const {
-    return {stride != 0 ? 0 : first_near(first), last + 1};
-  }
+  Span near_span(int64_t first, int64_t last) const { return {first_near(first), last + 1}; }
   // Whether every query sees `key` that comes after it.
   bool is_shared(int64_t key) const {
     return key < global || (summary != 0 && key % block >= block - summary);
@@ -165,5 +167,45 @@ inline AttentionRow AttentionPattern::row(int64_t query) const { return {*this, 
 inline bool AttentionPattern::allows(int64_t query, int64_t key) const {
   return row(query).allows(key);
 }
+
+// A part of a pattern in which positions p with the same p % step see only each other. Here they
+// are counted within their class: number i of class r is position i · step + r of the document.
+struct AttentionPart {
+  AttentionPattern pattern;  // the rule; of the strided part, nothing
+  int64_t step = 1;
+  // The part of keys at distances that are a multiple of step; those that `others` allows, which
+  // counts positions of the document, belong to another part.
+  bool strided = false;
+  AttentionPattern others = {};
+
+  // Holds all keys of `query` that are not far, and grows with it; perhaps empty, with an end
+  // before its beginning.
+  AttentionPattern::Span near(int64_t query, int64_t r) const;
+  // Whether a query sees all keys of near(query).
+  bool sees_all_near() const;
+  // Whether it sees no others.
+  bool sees_only_near() const { return strided || pattern.contiguous(); }
+  // Whether it takes more than the bounds of near(query) to tell what a query sees.
+  bool needs_visibility() const { return strided ? !sees_all_near() : !pattern.contiguous(); }
+};
+
+// What one query of class r sees in a part.
+struct AttentionPartRow {
+  AttentionRow row;
+  int64_t query, step, r;
+  bool strided;
+
+  AttentionPartRow(const AttentionPart& part, int64_t position, int64_t residue)
+      : row(part.strided ? part.others.row(position * part.step + residue)
+                         : part.pattern.row(position)),
+        query(position),
+        step(part.step),
+        r(residue),
+        strided(part.strided) {}
+
+  bool allows(int64_t key) const {
+    return strided ? key <= query && !row.allows(key * step + r) : row.allows(key);
+  }
+};
 
 }  // namespace sidewinder

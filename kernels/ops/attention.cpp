@@ -87,8 +87,8 @@ ops::AttentionOut ops::attention(const Tensor& q, const Tensor& k, const Tensor&
   return result;
 }
 
-int64_t ops::attention_visits(const SequenceLayout& layout, const AttentionPattern& pattern,
-                              int64_t heads, int64_t kv_heads) {
+AttentionVisits ops::attention_visits(const SequenceLayout& layout, const AttentionPattern& pattern,
+                                      int64_t heads, int64_t kv_heads) {
   return cpu::attention_visits(layout, pattern, heads, kv_heads);
 }
 

@@ -46,11 +46,18 @@ struct AttentionBackwardArgs {
   const Tensor& slopes;  // [H] f32, finite; undefined: no bias
 };
 
+// Scores that a pass forms on the CPU, of all heads: what its tiles visit, masked or not. At least
+// the visible pairs, and the measure of the work.
+struct AttentionVisits {
+  int64_t forward = 0;
+  int64_t backward = 0;
+};
+
 namespace cpu {
 void attention(Stream, const AttentionArgs&);
 void attention_backward(Stream, const AttentionBackwardArgs&);
-int64_t attention_visits(const SequenceLayout&, const AttentionPattern&, int64_t heads,
-                         int64_t kv_heads);
+AttentionVisits attention_visits(const SequenceLayout&, const AttentionPattern&, int64_t heads,
+                                 int64_t kv_heads);
 }  // namespace cpu
 
 extern Kernel<AttentionArgs> kAttention;
@@ -65,10 +72,8 @@ AttentionOut attention(const Tensor& q, const Tensor& k, const Tensor& v,
                        const SequenceLayout& layout, AttentionPattern pattern, double scale,
                        const Tensor& slopes = {});
 
-// Scores that the forward pass forms on the CPU, of all heads: what its tiles visit, masked or not.
-// At least the visible pairs, and the measure of the work.
-int64_t attention_visits(const SequenceLayout& layout, const AttentionPattern& pattern,
-                         int64_t heads, int64_t kv_heads);
+AttentionVisits attention_visits(const SequenceLayout& layout, const AttentionPattern& pattern,
+                                 int64_t heads, int64_t kv_heads);
 
 struct AttentionGradients {
   Tensor dq, dk, dv;

@@ -13,7 +13,7 @@ namespace sidewinder {
 
 // To be raised with every change of the table or of the Args it mentions: the program uses a plugin
 // of its own version only.
-inline constexpr int kCudaPluginVersion = 1;
+inline constexpr int kCudaPluginVersion = 2;
 
 enum class CudaDevices : int { found, no_driver, none, failed };
 

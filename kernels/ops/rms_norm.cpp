@@ -49,8 +49,10 @@ RmsNormOut rms_norm(const Tensor& x, const Tensor& weight, double eps, Dtype dty
   return out;
 }
 
-void rms_norm_backward(Tensor& dx, Tensor& dweight, const Tensor& dy, const Tensor& x,
-                       const Tensor& weight, const Tensor& rstd, Dtype dtype) {
+namespace {
+
+void run_backward(Tensor& dx, Tensor& dweight, Tensor& y, const Tensor& dy, const Tensor& x,
+                  const Tensor& weight, const Tensor& rstd, Dtype dtype) {
   check_input(x, weight);
   SIDEWINDER_REQUIRE(dy.defined() && dy.shape() == x.shape() && may_mix(dy.dtype(), x.dtype()),
                      "rms_norm_backward: dy must have the shape of x, {}, and mix with {}",
@@ -70,7 +72,20 @@ void rms_norm_backward(Tensor& dx, Tensor& dweight, const Tensor& dy, const Tens
       "rms_norm_backward: dx is {} {} but x is {} {}; shapes must match and f64 does "
       "not mix with other types",
       name_of(dx.dtype()), dx.shape().text(), name_of(x.dtype()), x.shape().text());
-  kRmsNormBackward(current_stream(x.device()), {dx, dweight, dy, x, weight, rstd, accumulate});
+  kRmsNormBackward(current_stream(x.device()), {dx, dweight, y, dy, x, weight, rstd, accumulate});
+}
+
+}  // namespace
+
+void rms_norm_backward(Tensor& dx, Tensor& dweight, const Tensor& dy, const Tensor& x,
+                       const Tensor& weight, const Tensor& rstd, Dtype dtype) {
+  Tensor unwanted;
+  run_backward(dx, dweight, unwanted, dy, x, weight, rstd, dtype);
+}
+
+void rms_norm_backward_in_place(Tensor& dx, Tensor& dweight, Tensor& dy, const Tensor& x,
+                                const Tensor& weight, const Tensor& rstd, Dtype dtype) {
+  run_backward(dx, dweight, dy, dy, x, weight, rstd, dtype);
 }
 
 }  // namespace ops

@@ -20,6 +20,7 @@ struct RmsNormArgs {
 struct RmsNormBackwardArgs {
   Tensor& dx;       // like x in shape, any floating type
   Tensor& dweight;  // [D] f32 (f64), added to
+  Tensor& y;        // like dy, as the forward pass made it; may be dy; undefined: not wanted
   const Tensor& dy;
   const Tensor& x;
   const Tensor& weight;
@@ -46,6 +47,10 @@ RmsNormOut rms_norm(const Tensor& x, const Tensor& weight, double eps, Dtype dty
 // made with type `dtype`.
 void rms_norm_backward(Tensor& dx, Tensor& dweight, const Tensor& dy, const Tensor& x,
                        const Tensor& weight, const Tensor& rstd, Dtype dtype);
+// The same, and dy becomes y with the bits of a forward pass that made dy's type. y thus need not be
+// kept for the product that follows.
+void rms_norm_backward_in_place(Tensor& dx, Tensor& dweight, Tensor& dy, const Tensor& x,
+                                const Tensor& weight, const Tensor& rstd, Dtype dtype);
 
 }  // namespace ops
 }  // namespace sidewinder

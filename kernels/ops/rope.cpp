@@ -51,7 +51,9 @@ RopeTable ops::rope_table(const RopeOptions& options, int64_t positions, Dtype d
   return table;
 }
 
-Tensor ops::rope(const Tensor& x, const Tensor& position, const RopeTable& table, bool inverse) {
+namespace {
+
+void check_rope_operands(const Tensor& x, const Tensor& position, const RopeTable& table) {
   SIDEWINDER_REQUIRE(x.rank() == 3 && x.dtype() != Dtype::i32,
                      "rope: x is {} {}; it must be a floating [tokens, heads, width]",
                      name_of(x.dtype()), x.shape().text());
@@ -72,9 +74,20 @@ Tensor ops::rope(const Tensor& x, const Tensor& position, const RopeTable& table
                        "longer",
                        t, positions[t], table.cosine.size(0));
   }
+}
+
+}  // namespace
+
+Tensor ops::rope(const Tensor& x, const Tensor& position, const RopeTable& table, bool inverse) {
+  check_rope_operands(x, position, table);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   kRope(current_stream(x.device()), {y, x, position, table, inverse});
   return y;
+}
+
+void ops::rope_in_place(Tensor& x, const Tensor& position, const RopeTable& table, bool inverse) {
+  check_rope_operands(x, position, table);
+  kRope(current_stream(x.device()), {x, x, position, table, inverse});
 }
 
 }  // namespace sidewinder

@@ -16,7 +16,7 @@ struct RopeTable {
 };
 
 struct RopeArgs {
-  Tensor& y;               // [T, H, P] like x
+  Tensor& y;               // [T, H, P] like x; may be x
   const Tensor& x;         // [T, H, P]; elements past twice the pairs are copied
   const Tensor& position;  // i32 [T], each below the number of positions of the table
   const RopeTable& table;
@@ -37,6 +37,7 @@ RopeTable rope_table(const RopeOptions& options, int64_t positions, Dtype dtype,
                      int64_t length = 0, int64_t first = 0);
 // `inverse` turns by the negative angle: the gradient of the forward turn.
 Tensor rope(const Tensor& x, const Tensor& position, const RopeTable& table, bool inverse = false);
+void rope_in_place(Tensor& x, const Tensor& position, const RopeTable& table, bool inverse = false);
 
 }  // namespace ops
 }  // namespace sidewinder

@@ -12,7 +12,8 @@ struct SwigluArgs {
 };
 
 struct SwigluBackwardArgs {
-  Tensor& dgate_up;  // [T, 2F] like gate_up
+  Tensor& dgate_up;  // [T, 2F] like gate_up; may be gate_up
+  Tensor& y;         // [T, F], as the forward pass made it; may be dy; undefined: not wanted
   const Tensor& dy;  // [T, F] like gate_up in type
   const Tensor& gate_up;
 };
@@ -28,6 +29,9 @@ extern Kernel<SwigluBackwardArgs> kSwigluBackward;
 namespace ops {
 Tensor swiglu(const Tensor& gate_up);
 Tensor swiglu_backward(const Tensor& dy, const Tensor& gate_up);
+// The same over its operands: gate_up becomes its gradient, and dy becomes y with the bits of the
+// forward pass, which thus need not be kept for the product that follows.
+void swiglu_backward_in_place(Tensor& dy, Tensor& gate_up);
 }  // namespace ops
 
 }  // namespace sidewinder

@@ -18,7 +18,14 @@ void swiglu_backward(const SwigluBackwardArgs& args) {
     const double* dy = args.dy.data<double>() + row * args.dy.row_stride();
     const double* gate = args.gate_up.data<double>() + row * args.gate_up.row_stride();
     for (int64_t i = 0; i < width; ++i) {
-      swiglu_element_backward(dgate[i], dgate[width + i], dy[i], gate[i], gate[width + i]);
+      // By value: the outputs may lie where the inputs do.
+      const double g = gate[i];
+      const double up = gate[width + i];
+      const double gradient = dy[i];
+      swiglu_element_backward(dgate[i], dgate[width + i], gradient, g, up);
+      if (args.y.defined()) {
+        args.y.data<double>()[row * args.y.row_stride() + i] = swiglu_element(g, up);
+      }
     }
   }
 }

@@ -1,6 +1,7 @@
 #include "kernels/tensor/allocator.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <iterator>
@@ -18,11 +19,18 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kRegion = size_t{64} << 20;
+// Taken from the system at a time.
+constexpr size_t kGrowth = size_t{64} << 20;
 
 size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
-// Best fit over address-ordered blocks; neighbours of one region are joined when both are free.
+size_t bytes_of_machine() {
+  return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
+}
+
+// Best fit over address-ordered blocks; neighbours of one region are joined when both are free. A
+// region is a range of addresses as long as the memory of the machine, used from its beginning, so
+// that hardly ever is there a second one, and blocks of any size can be joined.
 class Arena final : public Allocator {
  public:
   // `of_addresses`: for a dry run; no huge pages, and no claim on the system's memory.
@@ -101,28 +109,67 @@ class Arena final : public Allocator {
     return !left->second.used && !right->second.used && left->second.region == right->second.region;
   }
 
+  // Makes a free block of at least `size` bytes at the end of what is used of the region.
   void grow(size_t size) {
-    const size_t bytes = round_up(std::max(size, kRegion), kHugePage);
-    const size_t mapped = bytes + kHugePage;
-    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (of_addresses_ ? MAP_NORESERVE : 0);
-    void* raw = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, flags, -1, 0);
-    if (raw == MAP_FAILED) {
-      fail_environment(
-          "out of memory: {} MiB more were needed with {} MiB in use; use fewer tokens "
-          "per micro-batch or turn recompute on",
-          bytes >> 20, statistics_.bytes_in_use >> 20);
+    if (!extend(size)) {
+      // A limit on addresses (ulimit -v) may leave less than the machine has.
+      const size_t least = round_up(size, kHugePage) + kHugePage;
+      size_t reserved = std::max(least, round_up(bytes_of_machine(), kHugePage));
+      // What cannot be read takes nothing; what is used of it claims memory, but for a dry run.
+      const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (of_addresses_ ? MAP_NORESERVE : 0);
+      void* raw = mmap(nullptr, reserved, PROT_NONE, flags, -1, 0);
+      while (raw == MAP_FAILED && reserved > least) {
+        reserved = std::max(least, reserved / 2);
+        raw = mmap(nullptr, reserved, PROT_NONE, flags, -1, 0);
+      }
+      if (raw == MAP_FAILED) fail_to_grow(size);
+      mappings_.emplace_back(raw, reserved);
+      region_ = round_up(reinterpret_cast<uintptr_t>(raw), kHugePage);
+      used_end_ = region_;
+      region_end_ = (reinterpret_cast<uintptr_t>(raw) + reserved) / kHugePage * kHugePage;
+      if (!extend(size)) fail_to_grow(size);
     }
-    const uintptr_t begin = round_up(reinterpret_cast<uintptr_t>(raw), kHugePage);
-    madvise(reinterpret_cast<void*>(begin), bytes, of_addresses_ ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
-    mappings_.emplace_back(raw, mapped);
-    blocks_.emplace(begin, Block{bytes, begin, false});
-    free_.insert({bytes, begin});
+  }
+
+  bool extend(size_t size) {
+    size_t missing = size;
+    auto last = blocks_.end();
+    if (!blocks_.empty() && used_end_ > region_) {
+      const auto end = std::prev(blocks_.lower_bound(used_end_));
+      if (!end->second.used) {
+        last = end;
+        missing -= std::min(missing, end->second.size);
+      }
+    }
+    const size_t left = region_end_ - used_end_;
+    if (missing > left) return false;
+    const size_t bytes = std::min(left, round_up(missing, kGrowth));
+    void* begin = reinterpret_cast<void*>(used_end_);
+    if (mprotect(begin, bytes, PROT_READ | PROT_WRITE) != 0) fail_to_grow(bytes);
+    madvise(begin, bytes, of_addresses_ ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
+    if (last != blocks_.end()) {
+      free_.erase({last->second.size, last->first});
+      last->second.size += bytes;
+    } else {
+      last = blocks_.emplace(used_end_, Block{bytes, region_, false}).first;
+    }
+    free_.insert({last->second.size, last->first});
+    used_end_ += bytes;
     statistics_.bytes_reserved += static_cast<int64_t>(bytes);
+    return true;
+  }
+
+  [[noreturn]] void fail_to_grow(size_t bytes) const {
+    fail_environment(
+        "out of memory: {} MiB more were needed with {} MiB in use; use fewer tokens per "
+        "micro-batch or turn recompute on",
+        bytes >> 20, statistics_.bytes_in_use >> 20);
   }
 
   const bool of_addresses_;
   mutable std::mutex mutex_;
   std::vector<std::pair<void*, size_t>> mappings_;
+  uintptr_t region_ = 0, used_end_ = 0, region_end_ = 0;  // of the newest region
   Blocks blocks_;
   std::set<std::pair<size_t, uintptr_t>> free_;
   MemoryStatistics statistics_;

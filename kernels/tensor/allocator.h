@@ -1,7 +1,7 @@
 #pragma once
 // The arena of one device. Freed blocks are kept, split and joined again, so that a training step
-// allocates nothing from the system after the first one of its kind. Regions are 2 MiB aligned and
-// ask for huge pages.
+// allocates nothing from the system after the first one of its kind. They all lie in one range of
+// addresses that is taken into use from its beginning, 2 MiB aligned and asking for huge pages.
 
 #include <cstddef>
 #include <cstdint>

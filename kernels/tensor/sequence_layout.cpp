@@ -44,6 +44,8 @@ SequenceLayout SequenceLayout::packed(int64_t rows, int64_t row_length,
   int32_t first_position = 0;
   for (int64_t t = 0; t < layout.tokens(); ++t) {
     const bool listed = next < starts.size() && starts[next] == t;
+    // Of documents that begin at the same token all but the last are empty.
+    while (listed && next + 1 < starts.size() && starts[next + 1] == t) ++next;
     if (listed || t % row_length == 0) {
       start = static_cast<int32_t>(t);
       first_position = listed && !first_positions.empty() ? first_positions[next] : 0;
@@ -54,7 +56,8 @@ SequenceLayout SequenceLayout::packed(int64_t rows, int64_t row_length,
     position[t] = first_position + static_cast<int32_t>(t) - start;
     first_key[t] = start;
   }
-  SIDEWINDER_ASSERT(next == starts.size());  // ascending, distinct and inside the batch
+  while (next < starts.size() && starts[next] == layout.tokens()) ++next;
+  SIDEWINDER_ASSERT(next == starts.size());  // ascending and inside the batch
   return layout;
 }
 

@@ -40,8 +40,8 @@ struct SequenceLayout {
   // One document per row.
   static SequenceLayout unpacked(int64_t rows, int64_t row_length);
 
-  // `starts`: ascending token indices at which documents begin; row starts are added if missing.
-  // `first_positions`: position of the first token of each of these documents; empty means 0.
+  // `starts`: ascending token indices at which documents begin; those of rows are implied. Repeats,
+  // and the end, are empty documents. `first_positions`: of each one's first token; empty means 0.
   static SequenceLayout packed(int64_t rows, int64_t row_length, std::span<const int32_t> starts,
                                std::span<const int32_t> first_positions = {});
 

@@ -1,6 +1,7 @@
 #pragma once
-// Every differentiable function. Each runs one operation of kernels/ops and records how to go back;
-// formulas are in the operation's header. Inputs without a tape make outputs without one: inference.
+// Every differentiable function. Each runs an operation of kernels/ops, or two where the result
+// between them is not worth keeping, and records how to go back; formulas are in the operation's
+// header. Inputs without a tape make outputs without one: inference.
 
 #include <span>
 #include <vector>
@@ -21,12 +22,19 @@ Var rms_norm(const Var& x, const Var& weight, double eps, Dtype dtype);
 Var linear(const Var& x, const Var& weight);
 // residual + x · Wᵀ, as the residual in type.
 Var linear_add(const Var& x, const Var& weight, const Var& residual);
+// rms_norm(x) · Wᵀ, all in `dtype`. Of the normed x nothing is kept: going back makes it again.
+Var rms_norm_linear(const Var& x, const Var& norm_weight, double eps, const Var& weight,
+                    Dtype dtype);
+// residual + swiglu(gate_up) · Wᵀ. Of the activation nothing is kept: going back makes it again, and
+// makes the gradient of gate_up in its place if no one else holds it.
+Var swiglu_linear_add(const Var& gate_up, const Var& weight, const Var& residual);
 Var add(const Var& a, const Var& b);
 Var reshape(const Var& x, Shape shape);
 // Columns of [T, D] as views of the given widths.
 std::vector<Var> split(const Var& x, std::span<const int64_t> widths);
-Var swiglu(const Var& gate_up);
 Var rope(const Var& x, const Tensor& position, const RopeTable& table);
+// Overwrites the value of x: for one that no function has kept, as the result of a product or norm.
+Var rope_in_place(const Var& x, const Tensor& position, const RopeTable& table);
 Var attention(const Var& q, const Var& k, const Var& v, const SequenceLayout& layout,
               AttentionPattern pattern, double scale, const Tensor& slopes = {});
 

@@ -1,5 +1,7 @@
 #include "kernels/ops/add.h"
 #include "kernels/ops/matmul.h"
+#include "kernels/ops/rms_norm.h"
+#include "kernels/ops/swiglu.h"
 #include "model/autograd/functions.h"
 
 namespace sidewinder {
@@ -11,36 +13,83 @@ PackedWeight packed(const Var& weight, WeightUse use, Dtype compute) {
   return ops::pack_weight(weight.value(), use, compute);
 }
 
+// x · Wᵀ in the type of x, as `dtype`.
+Tensor product(const Tensor& x, const Var& weight, Dtype dtype, const Tensor& residual = {}) {
+  Tensor y = ops::linear(x, packed(weight, WeightUse::forward, x.dtype()), dtype,
+                         {.bias = {}, .residual = residual});
+  if (weight.parameter() != nullptr && weight.on_tape() && weight.tape()->drops_packed) {
+    weight.parameter()->drop_packed(WeightUse::forward);
+  }
+  return y;
+}
+
+// dy · W, the gradient of x in product().
+Tensor product_backward(const Tensor& dy, const Var& weight, Dtype compute) {
+  return ops::linear(dy, packed(weight, WeightUse::backward, compute), compute);
+}
+
+// Adds dyᵀ · x to the gradient of an input, or makes it that.
+void add_weight_gradient(Gradients& io, int input, const Tensor& dy, const Tensor& x) {
+  if (!io.wanted(input)) return;
+  Tensor& dweight = io.pending(input);
+  const bool accumulate = dweight.defined();
+  if (!accumulate) {
+    dweight = Tensor::empty({dy.size(1), x.size(1)}, accumulator_of(x.dtype()), x.device());
+  }
+  ops::weight_gradient(dweight, dy, x, x.dtype(), accumulate);
+}
+
 }  // namespace
 
 Var linear(const Var& x, const Var& weight) {
-  const Dtype compute = x.value().dtype();
-  Tensor y = ops::linear(x.value(), packed(weight, WeightUse::forward, compute), compute);
-  return Tape::record("linear", {x, weight}, std::move(y),
-                      [x = x.value(), weight, compute](Gradients& io) {
+  return Tape::record("linear", {x, weight}, product(x.value(), weight, x.value().dtype()),
+                      [x = x.value(), weight](Gradients& io) {
                         const Tensor& dy = io.output();
-                        if (io.wanted(1)) ops::weight_gradient(io.sum(1), dy, x, compute);
-                        if (io.wanted(0)) {
-                          io.add(0, ops::linear(dy, packed(weight, WeightUse::backward, compute),
-                                                x.dtype()));
-                        }
+                        add_weight_gradient(io, 1, dy, x);
+                        if (io.wanted(0)) io.add(0, product_backward(dy, weight, x.dtype()));
                       });
 }
 
 Var linear_add(const Var& x, const Var& weight, const Var& residual) {
-  const Dtype compute = x.value().dtype();
-  Tensor y = ops::linear(x.value(), packed(weight, WeightUse::forward, compute),
-                         residual.value().dtype(), {.bias = {}, .residual = residual.value()});
-  return Tape::record("linear_add", {x, weight, residual}, std::move(y),
-                      [x = x.value(), weight, compute](Gradients& io) {
-                        const Tensor& dy = io.output();
-                        if (io.wanted(1)) ops::weight_gradient(io.sum(1), dy, x, compute);
-                        if (io.wanted(0)) {
-                          io.add(0, ops::linear(dy, packed(weight, WeightUse::backward, compute),
-                                                x.dtype()));
-                        }
-                        io.add(2, dy);  // last: the buffer is handed over
-                      });
+  return Tape::record(
+      "linear_add", {x, weight, residual},
+      product(x.value(), weight, residual.value().dtype(), residual.value()),
+      [x = x.value(), weight](Gradients& io) {
+        const Tensor& dy = io.output();
+        add_weight_gradient(io, 1, dy, x);
+        if (io.wanted(0)) io.add(0, product_backward(dy, weight, x.dtype()));
+        io.add(2, dy);  // last: the buffer is handed over
+      });
+}
+
+Var rms_norm_linear(const Var& x, const Var& norm_weight, double eps, const Var& weight,
+                    Dtype dtype) {
+  const auto [normed, rstd] = ops::rms_norm(x.value(), norm_weight.value(), eps, dtype);
+  return Tape::record(
+      "rms_norm_linear", {x, norm_weight, weight}, product(normed, weight, dtype),
+      [x = x.value(), norm_weight = norm_weight.value(), rstd = rstd, weight,
+       dtype](Gradients& io) {
+        Tensor again = product_backward(io.output(), weight, dtype);  // its gradient so far
+        Tensor unused;
+        ops::rms_norm_backward_in_place(io.wanted(0) ? io.pending(0) : unused, io.sum(1), again, x,
+                                        norm_weight, rstd, x.dtype());
+        add_weight_gradient(io, 2, io.output(), again);
+      });
+}
+
+Var swiglu_linear_add(const Var& gate_up, const Var& weight, const Var& residual) {
+  return Tape::record(
+      "swiglu_linear_add", {gate_up, weight, residual},
+      product(ops::swiglu(gate_up.value()), weight, residual.value().dtype(), residual.value()),
+      [gate_up = gate_up.value(), weight](Gradients& io) mutable {
+        const Tensor& dy = io.output();
+        Tensor again = product_backward(dy, weight, gate_up.dtype());  // its gradient so far
+        if (!gate_up.sole_owner()) gate_up = gate_up.clone();
+        ops::swiglu_backward_in_place(again, gate_up);
+        add_weight_gradient(io, 1, dy, again);
+        io.add(0, std::move(gate_up));
+        io.add(2, dy);  // last: the buffer is handed over
+      });
 }
 
 Var add(const Var& a, const Var& b) {

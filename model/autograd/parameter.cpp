@@ -14,8 +14,6 @@ Tensor& Parameter::gradient() {
   return gradient_;
 }
 
-void Parameter::zero_gradient() { gradient().fill_zero(); }
-
 Tensor& Parameter::mutable_value() {
   packed_[0] = {};
   packed_[1] = {};

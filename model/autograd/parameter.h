@@ -34,9 +34,12 @@ class Parameter {
   const std::string& name() const { return name_; }
   ParameterRole role() const { return role_; }
   const Tensor& value() const { return value_; }  // f32 master (f64 in checks)
-  // The sum of all contributions since zero_gradient(); allocated by the first of the two.
+  // The sum of all contributions since zero_gradient(); zeros if there was none.
   Tensor& gradient();
-  void zero_gradient();
+  // The same, undefined if there was none: for those who need not read it then.
+  Tensor& gradient_so_far() { return gradient_; }
+  // Gives its memory back, which the next contribution takes again: activations need it first.
+  void zero_gradient() { gradient_ = {}; }
   bool has_gradient() const { return gradient_.defined(); }
 
   // For the optimizer and for loading: the value to write to. Packed copies are made anew.
@@ -44,6 +47,8 @@ class Parameter {
 
   // The value (a matrix) packed for products in `compute`; made on first use after a change.
   const PackedWeight& packed(WeightUse use, Dtype compute);
+  // Gives the memory of a packed copy back.
+  void drop_packed(WeightUse use) { packed_[use == WeightUse::forward ? 0 : 1] = {}; }
 
  private:
   std::string name_;

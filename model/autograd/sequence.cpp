@@ -15,11 +15,26 @@ Var embedding(const Tensor& ids, const Var& table, Dtype dtype) {
       [ids](Gradients& io) { ops::embedding_backward(io.sum(0), io.output(), ids); });
 }
 
+namespace {
+
+Var record_rope(const Var& x, Tensor y, const Tensor& position, const RopeTable& table) {
+  return Tape::record("rope", {x}, std::move(y), [position, table](Gradients& io) {
+    Tensor gradient = io.output();
+    ops::rope_in_place(gradient, position, table, /*inverse=*/true);
+    io.add(0, std::move(gradient));
+  });
+}
+
+}  // namespace
+
 Var rope(const Var& x, const Tensor& position, const RopeTable& table) {
-  return Tape::record("rope", {x}, ops::rope(x.value(), position, table),
-                      [position, table](Gradients& io) {
-                        io.add(0, ops::rope(io.output(), position, table, /*inverse=*/true));
-                      });
+  return record_rope(x, ops::rope(x.value(), position, table), position, table);
+}
+
+Var rope_in_place(const Var& x, const Tensor& position, const RopeTable& table) {
+  Tensor y = x.value();
+  ops::rope_in_place(y, position, table);
+  return record_rope(x, std::move(y), position, table);
 }
 
 Var attention(const Var& q, const Var& k, const Var& v, const SequenceLayout& layout,

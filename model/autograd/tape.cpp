@@ -14,7 +14,7 @@ bool Gradients::wanted(int input) const {
 Tensor& Gradients::pending(int input) {
   const InputPlace& place = inputs_[static_cast<size_t>(input)];
   SIDEWINDER_ASSERT(place.tape != nullptr);
-  if (place.parameter != nullptr) return place.parameter->gradient();
+  if (place.parameter != nullptr) return place.parameter->gradient_so_far();
   return tape_.gradients_[static_cast<size_t>(place.slot)];
 }
 
@@ -30,10 +30,10 @@ Tensor& Gradients::sum(int input) {
 void Gradients::add(int input, Tensor gradient) {
   if (!wanted(input) || !gradient.defined()) return;
   Tensor& total = pending(input);
-  if (!total.defined()) {
+  if (!total.defined() && inputs_[static_cast<size_t>(input)].parameter == nullptr) {
     total = std::move(gradient);
   } else {
-    ops::add_to(total, gradient);
+    ops::add_to(sum(input), gradient);
   }
 }
 

@@ -56,7 +56,7 @@ class Gradients {
   // anything else afterwards.
   void add(int input, Tensor gradient);
   // The gradient of an input so far, possibly undefined; the step may define it or add to it. Saves
-  // a pass where a kernel can add to what is there.
+  // a pass where a kernel can add to what is there, or need not read what is not.
   Tensor& pending(int input);
   // As pending(), but zeros of the input's shape and `accumulator_of` its type if it is undefined.
   // For a Parameter this is its gradient; for an input that needs none, a buffer nobody reads.
@@ -83,6 +83,9 @@ class Tape {
   // Called once per Parameter during backward(), after its last contribution (tied weights have
   // several).
   std::function<void(Parameter&)> on_ready;
+  // Nobody reads the packed weights of the forward pass again before the weights change: products
+  // drop them after use, before the activations are at their most.
+  bool drops_packed = false;
 
   Var parameter(Parameter& parameter);
   // The value of a Parameter in inference: no tape, but its packed copies are used.

@@ -174,8 +174,32 @@ std::vector<GradientCase> gradient_cases(Dtype dtype, CaseSize size) {
              return std::vector<Var>{parts[2], parts[0]};  // one part unused
            },
            {{{tokens, width + 3}, false}});
-  add_case("swiglu", [](const std::vector<Var>& in) { return std::vector<Var>{swiglu(in[0])}; },
-           {{{tokens, 2 * width + 2}, false}});
+  add_case("rms_norm_linear",
+           [type](const std::vector<Var>& in) {
+             // The input is used twice, so that gradients join.
+             return std::vector<Var>{
+                 add(rms_norm_linear(in[0], in[1], 1e-5, in[2], type(in[0])), in[0])};
+           },
+           {{{tokens, width}, false}, {{width}, true}, {{width, width}, true}});
+  add_case("swiglu_linear_add",
+           [](const std::vector<Var>& in) {
+             return std::vector<Var>{swiglu_linear_add(in[0], in[1], in[2])};
+           },
+           {{{tokens, 2 * width + 2}, false}, {{width, width + 1}, true}, {{tokens, width}, false}});
+  add_case("swiglu_linear_add, gate and up of its own",
+           [](const std::vector<Var>& in) {
+             return std::vector<Var>{swiglu_linear_add(linear(in[0], in[1]), in[2], in[0])};
+           },
+           {{{tokens, width}, false}, {{2 * width + 2, width}, true}, {{width, width + 1}, true}});
+  add_case("rope in place of a product",
+           [layout, tokens, head, type](const std::vector<Var>& in) {
+             const RopeOptions options{.head_width = head, .rotary_width = head, .base = 100.0};
+             const RopeTable table =
+                 ops::rope_table(options, layout.row_length, accumulator_of(type(in[0])));
+             const Var turned = reshape(linear(in[0], in[1]), {tokens, 2, head});
+             return std::vector<Var>{rope_in_place(turned, layout.position, table)};
+           },
+           {{{tokens, width}, false}, {{2 * head, width}, true}});
   for (const bool interleaved : {false, true}) {
     add_case(interleaved ? "rope, interleaved, partial" : "rope, half-split, partial",
              [interleaved, layout, tokens, head, type](const std::vector<Var>& in) {
@@ -288,12 +312,17 @@ std::vector<GradientCase> gradient_cases(Dtype dtype, CaseSize size) {
              {{{tokens, width}, false}, {{vocabulary, width}, true, 0.3}});
   }
   add_case("recompute",
-           [](const std::vector<Var>& in) {
-             return std::vector<Var>{
-                 recompute(in[0], [](Tape*, const Var& x) { return swiglu(add(x, x)); },
-                           in[0].tape())};
+           [layout, head, type](const std::vector<Var>& in) {
+             const RopeTable table = ops::rope_table({.head_width = head, .rotary_width = head},
+                                                     layout.row_length, accumulator_of(type(in[0])));
+             return std::vector<Var>{recompute(
+                 in[0],
+                 [position = layout.position, table](Tape*, const Var& x) {
+                   return rope(add(x, x), position, table);
+                 },
+                 in[0].tape())};
            },
-           {{{tokens, 2 * width}, false}});
+           {{{tokens, 2, head}, false}});
   return cases;
 }
 

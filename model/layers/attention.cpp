@@ -74,12 +74,12 @@ const RopeTable& Attention::rope_table(int64_t positions, int64_t length, Dtype 
   return rope_table_;
 }
 
-Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
+Var Attention::forward(const Pass& pass, const Norm& norm, const Var& x) {
   const SequenceLayout& layout = *pass.attention_layout;
   const int64_t tokens = layout.tokens();
   const std::array<int64_t, 3> widths = {heads_ * head_width_, key_value_heads_ * head_width_,
                                          key_value_heads_ * head_width_};
-  std::vector<Var> qkv = split(linear(x, pass(qkv_)), widths);
+  std::vector<Var> qkv = split(normed_linear(pass, norm, x, qkv_), widths);
   Var q = reshape(qkv[0], {tokens, heads_, head_width_});
   Var k = reshape(qkv[1], {tokens, key_value_heads_, head_width_});
   Var v = reshape(qkv[2], {tokens, key_value_heads_, head_width_});
@@ -90,12 +90,24 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
   const bool turns = position_ == PositionKind::rope;
   // Keys are cached before they are turned where the frequencies of the next token may be others.
   const bool turns_cache = turns && pass.state != nullptr && rope_depends_on_length(context_.rope);
+  const bool counts_cached_tokens = counts_cached();
+  SIDEWINDER_REQUIRE(!counts_cached_tokens || pass.tape == nullptr,
+                     "{}: rope_positions = \"cache\" is for inference; train with \"text\"", name_);
+  Tensor far_queries;  // as global keys see them
   RopeTable table;
   if (turns) {
     const int32_t* position = layout.position.data<int32_t>();
     const int64_t end = tokens == 0 ? 0 : *std::max_element(position, position + tokens) + 1;
     // Not the longest document at hand: what a row holds must not change what its length means.
-    const int64_t length = std::max({end, layout.row_length, pass.rope_length});
+    int64_t length = std::max({end, layout.row_length, pass.rope_length});
+    if (counts_cached_tokens) {
+      length = std::min(length, cached_tokens());
+      const Tensor places = places_in_cache(pass, layout);
+      const int32_t* place = places.data<int32_t>();
+      const int64_t places_end = tokens == 0 ? 0 : *std::max_element(place, place + tokens) + 1;
+      far_queries =
+          rope(q, places, rope_table(places_end, length, accumulator_of(pass.dtype))).value();
+    }
     Tensor positions = layout.position;
     if (pass.state != nullptr && !turns_cache) {
       // A table of the tokens at hand alone: one from position 0 on would grow with the sequence.
@@ -105,8 +117,8 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
     } else {
       table = rope_table(end, length, accumulator_of(pass.dtype));
     }
-    q = rope(q, positions, table);
-    if (!turns_cache) k = rope(k, positions, table);
+    q = rope_in_place(q, positions, table);
+    if (!turns_cache) k = rope_in_place(k, positions, table);
   }
   if (pass.state != nullptr) {
     auto [keys, values] = with_cache(*pass.state, k.value(), v.value());
@@ -127,9 +139,54 @@ Var Attention::forward(const Pass& pass, const Var& x, const Var& residual) {
     used = &continued;
   }
   if (pass.after != nullptr) keep_for_lanes(*pass.after, *used, k, v);
+  if (counts_cached_tokens) {
+    q = Var(beside(q.value(), far_queries));
+    k = Var(with_global_apart(k.value(), *used));
+  }
   Var mixed = attention(q, k, v, *used, pattern_, scale, slopes_);
   mixed = reshape(mixed, {tokens, heads_ * head_width_});
-  return linear_add(mixed, pass(out_), residual);
+  return linear_add(mixed, pass(out_), x);
+}
+
+// Xiao et al. 2023: the place of a query in its cache stays the last one when that is full. Near
+// keys keep their distances to it; only those of global keys differ from the text's.
+Tensor Attention::places_in_cache(const Pass& pass, const SequenceLayout& layout) const {
+  Tensor places = Tensor::empty({layout.tokens()}, Dtype::i32);
+  for (int64_t t = 0; t < layout.tokens(); ++t) {
+    const int32_t position = layout.position.data<int32_t>()[t];
+    const bool goes_on = pass.state != nullptr || layout.is_carried(t / layout.row_length);
+    const int64_t before =
+        goes_on ? position : layout.key_of(t) - layout.first_key.data<int32_t>()[t];
+    const int64_t forgotten = std::max<int64_t>(0, before + 1 - cached_tokens());
+    places.data<int32_t>()[t] = position - static_cast<int32_t>(forgotten);
+  }
+  return places;
+}
+
+Tensor Attention::beside(const Tensor& near, const Tensor& far) {
+  const int64_t heads = near.size(0) * near.size(1);
+  const int64_t width = near.size(2);
+  Tensor both = Tensor::empty({near.size(0), near.size(1), 2 * width}, near.dtype());
+  const Tensor rows = both.reshape({heads, 2 * width});
+  const Tensor whole = near.contiguous() ? near : near.clone();  // heads of a wider product
+  rows.columns(0, width).copy_from(whole.reshape({heads, width}));
+  rows.columns(width, 2 * width).copy_from(far.reshape({heads, width}));
+  return both;
+}
+
+Tensor Attention::with_global_apart(const Tensor& keys, const SequenceLayout& layout) const {
+  const Tensor near = keys.clone();
+  const Tensor far = Tensor::zeros(keys.shape(), keys.dtype());
+  const std::vector<int32_t>& starts = layout.document_starts;
+  for (size_t i = 0; i < starts.size(); ++i) {
+    const int64_t next = i + 1 < starts.size() ? starts[i + 1] : layout.tokens();
+    const int64_t first = layout.first_key.data<int32_t>()[starts[i]];
+    const int64_t end = std::min(first + pattern_.global, layout.key_of(next - 1) + 1);
+    if (first >= end) continue;
+    far.slice_rows(first, end).copy_from(near.slice_rows(first, end));
+    near.slice_rows(first, end).fill_zero();
+  }
+  return beside(near, far);
 }
 
 Tensor Attention::cached_positions(const SequenceLayout& layout, int64_t keys) const {

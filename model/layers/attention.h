@@ -13,7 +13,7 @@ class Attention final : public Layer {
   Attention(const std::string& name, int64_t width, const BlockOptions& options, double norm_eps,
             const Initializer& initializer, double residual_divisor);
 
-  Var forward(const Pass& pass, const Var& x, const Var& residual) override;
+  Var forward(const Pass& pass, const Norm& norm, const Var& x) override;
   void visit(const ParameterVisitor& visitor) override;
   int64_t matrix_elements() const override;
   int64_t pair_elements() const override { return 2 * heads_ * head_width_; }
@@ -24,6 +24,18 @@ class Attention final : public Layer {
  private:
   // Reaches `positions`, with the frequencies of a sequence of `length` tokens.
   const RopeTable& rope_table(int64_t positions, int64_t length, Dtype dtype);
+  // Whether queries have another place for global keys than for near ones.
+  bool counts_cached() const {
+    return position_ == PositionKind::rope && options_.rope_positions == RopePositions::cache;
+  }
+  // The most tokens that a cache of global and near keys holds, and positions count.
+  int64_t cached_tokens() const { return pattern_.global + pattern_.window; }
+  // Of the tokens of `layout`, when such caches are all there is of their documents.
+  Tensor places_in_cache(const Pass& pass, const SequenceLayout& layout) const;
+  // Queries and keys twice as wide, so that their products are those of `near` queries with near
+  // keys, and of `far` queries with the global keys of the documents of `layout`.
+  static Tensor beside(const Tensor& near, const Tensor& far);
+  Tensor with_global_apart(const Tensor& keys, const SequenceLayout& layout) const;
   // Of the cached and new keys, which end with the tokens of `layout`.
   Tensor cached_positions(const SequenceLayout& layout, int64_t keys) const;
   // Drops cached keys that no query to come sees.

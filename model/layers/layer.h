@@ -1,5 +1,5 @@
 #pragma once
-// What a layer is: a function of normed activations that adds its result to the residual stream.
+// What a layer is: a function of the normed residual stream, to which it adds its result.
 
 #include <cstdint>
 #include <memory>
@@ -58,11 +58,22 @@ struct Pass {
   }
 };
 
+// The norm in front of a layer.
+struct Norm {
+  Parameter& weight;
+  double eps;
+};
+
+// norm(x) · Wᵀ: what every layer begins with.
+inline Var normed_linear(const Pass& pass, const Norm& norm, const Var& x, Parameter& weight) {
+  return rms_norm_linear(x, pass(norm.weight), norm.eps, pass(weight), pass.dtype);
+}
+
 class Layer {
  public:
   virtual ~Layer() = default;
-  // residual + f(x), x [T, D] normed.
-  virtual Var forward(const Pass& pass, const Var& x, const Var& residual) = 0;
+  // x + f(norm(x)), x [T, D] the residual stream.
+  virtual Var forward(const Pass& pass, const Norm& norm, const Var& x) = 0;
   virtual void visit(const ParameterVisitor& visitor) = 0;
   // Multiply-adds of matrix products per token, and of attention scores and values per visible
   // (query, key) pair.

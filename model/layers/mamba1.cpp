@@ -38,7 +38,7 @@ Mamba1::Mamba1(const std::string& name, int64_t width, const BlockOptions& optio
   out_proj_ = init.linear(name + ".out_proj.weight", width, inner_, residual_divisor);
 }
 
-Var Mamba1::forward(const Pass& pass, const Var& x, const Var& residual) {
+Var Mamba1::forward(const Pass& pass, const Norm& norm, const Var& x) {
   CarriedState conv_state;
   CarriedState scan_state;
   if (pass.state != nullptr) {
@@ -50,7 +50,7 @@ Var Mamba1::forward(const Pass& pass, const Var& x, const Var& residual) {
   }
   conv_state.want_final = scan_state.want_final = pass.state != nullptr || pass.after != nullptr;
   const std::array<int64_t, 2> halves = {inner_, inner_};
-  std::vector<Var> xz = split(linear(x, pass(in_proj_)), halves);
+  std::vector<Var> xz = split(normed_linear(pass, norm, x, in_proj_), halves);
   const Var u =
       causal_conv(xz[0], pass(conv_weight_), pass(conv_bias_), *pass.state_layout, &conv_state);
   const std::array<int64_t, 3> parts = {dt_rank_, state_, state_};
@@ -72,7 +72,7 @@ Var Mamba1::forward(const Pass& pass, const Var& x, const Var& residual) {
     pass.after->conv = conv_state.final_state;
     pass.after->scan = scan_state.final_state;
   }
-  return linear_add(y, pass(out_proj_), residual);
+  return linear_add(y, pass(out_proj_), x);
 }
 
 void Mamba1::visit(const ParameterVisitor& visitor) {

@@ -13,8 +13,8 @@ SwigluMlp::SwigluMlp(const std::string& name, int64_t width, const BlockOptions&
   down_ = initializer.linear(name + ".down.weight", width, hidden, residual_divisor);
 }
 
-Var SwigluMlp::forward(const Pass& pass, const Var& x, const Var& residual) {
-  return linear_add(swiglu(linear(x, pass(gate_up_))), pass(down_), residual);
+Var SwigluMlp::forward(const Pass& pass, const Norm& norm, const Var& x) {
+  return swiglu_linear_add(normed_linear(pass, norm, x, gate_up_), pass(down_), x);
 }
 
 void SwigluMlp::visit(const ParameterVisitor& visitor) {

@@ -15,7 +15,7 @@ class SwigluMlp final : public Layer {
   SwigluMlp(const std::string& name, int64_t width, const BlockOptions& options,
             const Initializer& initializer, double residual_divisor);
 
-  Var forward(const Pass& pass, const Var& x, const Var& residual) override;
+  Var forward(const Pass& pass, const Norm& norm, const Var& x) override;
   void visit(const ParameterVisitor& visitor) override;
   int64_t matrix_elements() const override;
 

@@ -25,7 +25,7 @@ Section data_section() {
                "with positions and states of its own; continue_positions does so but lets the "
                "positions go on; continue_state puts them into consecutive steps, each piece going "
                "on from the scan and convolution states and the window of keys that the one before "
-               "left (no gradient flows back); truncate keeps the first row's worth; drop "
+               "left (no gradient flows back), in validation too; truncate keeps the first row's worth; drop "
                "leaves them out; defer lets them wait until rows are long enough (see [context]), "
                "at most half of the rows then being theirs; in rows of train.context it is "
                "continue_reset",

@@ -149,6 +149,14 @@ Table<BlockOptions> block_table() {
                         "base of the rotary frequencies, before scaling", {.above = 1})),
           on_rope(field("rotary_share", &Options::rotary_share, "share of each head that is turned",
                         {.at_most = 1, .above = 0})),
+          on_rope(field("rope_positions", &Options::rope_positions,
+                        "what positions count: the tokens of the document (text), or those that "
+                        "are still in the cache, so that a query is never further from the global "
+                        "tokens than window + global_tokens - 1 (cache, StreamingLLM); cache is "
+                        "for inference on texts beyond the trained context",
+                        {{"text", RopePositions::text}, {"cache", RopePositions::cache}}))
+              .only_with("pattern", {name_of(PatternKind::global_window).name,
+                                     name_of(PatternKind::sink_window).name}),
           on_rope(field("rope_scaling", &Options::rope_scaling,
                         "how frequencies change for contexts longer than rope_original_context; "
                         "dynamic follows the length and is for inference",

@@ -705,6 +705,67 @@ TEST(DocumentRows, GivesEveryPredictionOnceAndEnds) {
   }
 }
 
+TEST(DocumentRows, LanesHoldTheDocumentsInOrder) {
+  const TemporaryFolder folder;
+  std::vector<int64_t> lengths = testing::random_lengths(40, 60, 8);
+  lengths.push_back(300);  // goes on alone in the end
+  const Documents validation = distinct_documents(lengths);
+  testing::write_corpus(folder.path(), distinct_documents({4}, 100'000), kWide, 20, validation);
+  DataOptions options = options_for({folder.path()});
+  options.long_documents = LongDocuments::continue_state;
+  constexpr int64_t kRows = 4;
+  constexpr int64_t kLength = 16;
+  DocumentRows rows(folder / "validation", options, 0);
+  Pairs seen;
+  std::vector<int32_t> expected(kRows, -1);  // the next token of the lane's document, if it goes on
+  std::vector<int32_t> position(kRows, 0);
+  int64_t carried = 0;
+  int64_t padding_rows = 0;
+  int64_t trimmed = 0;
+  for (;;) {
+    const Batch batch = rows.next(kRows, kLength);
+    if (batch.rows == 0) break;
+    check_batch(batch);
+    add_pairs(batch, seen);
+    ASSERT_EQ(static_cast<int64_t>(batch.carried.size()), batch.rows);
+    trimmed += kRows - batch.rows;
+    for (int64_t row = 0; row < kRows; ++row) {
+      const auto lane = static_cast<size_t>(row);
+      if (row >= batch.rows) {
+        EXPECT_EQ(expected[lane], -1);
+        continue;
+      }
+      const auto first = static_cast<size_t>(row * kLength);
+      const size_t last = first + kLength - 1;
+      const auto start = std::find(batch.document_starts.begin(), batch.document_starts.end(),
+                                   static_cast<int32_t>(first));
+      const int32_t at =
+          batch.first_positions[static_cast<size_t>(start - batch.document_starts.begin())];
+      EXPECT_EQ(batch.carried[lane], expected[lane] >= 0 ? 1 : 0);
+      if (expected[lane] >= 0) {
+        EXPECT_EQ(batch.tokens[first], expected[lane]);
+        EXPECT_EQ(at, position[lane]);
+        ++carried;
+      } else {
+        EXPECT_EQ(at, 0);
+      }
+      padding_rows += batch.targets[first] == kIgnoredTarget ? 1 : 0;
+      const bool goes_on = batch.goes_on[lane] == 1;
+      expected[lane] = goes_on ? batch.targets[last] : -1;
+      position[lane] = at + static_cast<int32_t>(kLength);
+    }
+  }
+  EXPECT_EQ(seen, pairs_of(validation));
+  EXPECT_GT(carried, 30);
+  EXPECT_GT(trimmed + padding_rows, 10);
+  EXPECT_THAT(message_of([&] {
+                DocumentRows again(folder / "validation", options, 0);
+                again.next(2, 16);
+                again.next(3, 16);
+              }),
+              HasSubstr("validation batches must keep their rows where documents go on: 2, then 3"));
+}
+
 TEST(DocumentRows, CountsTheBytesOfTheDocumentsItUses) {
   const TemporaryFolder folder;
   const Documents validation = distinct_documents(testing::random_lengths(200, 40, 8));

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <map>
 #include <set>
 #include <vector>
@@ -87,6 +88,37 @@ TEST(Packer, ConservesEverySlotAndNeverOverflows) {
   }
 }
 
+// Whatever opens a new row fits in none before it. So each row but the last has less room than the
+// longest piece that fits in a row with others, and padding is at most that more than what is left
+// over when documents are simply concatenated.
+TEST(Packer, PaddingStaysWithinItsBound) {
+  for (const int64_t row_length : {64, 256, 1024}) {
+    for (const int64_t longest : {16, 90, 1500}) {
+      const auto pieces = documents(testing::random_lengths(2000, longest, 5));
+      int64_t slots = 0;
+      int64_t longest_part = 0;
+      for (const DocumentPiece& piece : pieces) {
+        slots += piece.slots;
+        const int64_t rest = piece.slots % row_length;
+        longest_part = std::max(longest_part, piece.slots < row_length ? piece.slots : rest);
+      }
+      const auto rows = static_cast<int64_t>(pack_best_fit(pieces, row_length).size());
+      const auto padding = static_cast<double>(rows * row_length - slots);
+      const int64_t concatenated = (slots + row_length - 1) / row_length * row_length - slots;
+      const auto bound = static_cast<double>(concatenated + (rows - 1) * longest_part);
+      const auto total = static_cast<double>(rows * row_length);
+      std::printf(
+          "rows of %4ld, documents to %4ld: padding %.3f %%, concatenated %.3f %%, bound %.3f %%\n",
+          static_cast<long>(row_length), static_cast<long>(longest), 100 * padding / total,
+          100 * static_cast<double>(concatenated) / total, 100 * bound / total);
+      EXPECT_GE(padding, static_cast<double>(concatenated));
+      EXPECT_LE(padding, bound);
+      // Far below it where there are short documents to fill with.
+      EXPECT_LE(padding / total, 0.01 + static_cast<double>(concatenated) / total);
+    }
+  }
+}
+
 TEST(Packer, LongPiecesLeftWholeBeginRowsThatOthersShare) {
   const auto piece = [](int64_t document, int64_t slots) {
     return DocumentPiece{0, document, 0, slots};
@@ -94,19 +126,17 @@ TEST(Packer, LongPiecesLeftWholeBeginRowsThatOthersShare) {
   // Rows of 8: 21 = 8 + 8 + 5 leaves room for 3, 16 leaves none, 11 = 8 + 3 for 5.
   const std::vector<DocumentPiece> pieces = {piece(0, 3),  piece(1, 21), piece(2, 16), piece(3, 0),
                                              piece(4, 11), piece(5, 4),  piece(6, 6)};
-  EXPECT_EQ(pack_whole(pieces, 8),
-            (std::vector<PackedRow>{{piece(1, 21), piece(0, 3)},
-                                    {piece(2, 16)},
-                                    {piece(4, 11), piece(5, 4)},
-                                    {piece(6, 6)}}));
+  EXPECT_EQ(pack_whole(pieces, 8), (std::vector<PackedRow>{{piece(1, 21), piece(0, 3)},
+                                                           {piece(2, 16)},
+                                                           {piece(4, 11), piece(5, 4)},
+                                                           {piece(6, 6)}}));
   // What was begun before comes first, whatever its length.
   const std::vector<DocumentPiece> begun = {piece(7, 2), piece(8, 8)};
-  EXPECT_EQ(pack_whole(pieces, 8, begun),
-            (std::vector<PackedRow>{{piece(7, 2), piece(6, 6)},
-                                    {piece(8, 8)},
-                                    {piece(1, 21), piece(0, 3)},
-                                    {piece(2, 16)},
-                                    {piece(4, 11), piece(5, 4)}}));
+  EXPECT_EQ(pack_whole(pieces, 8, begun), (std::vector<PackedRow>{{piece(7, 2), piece(6, 6)},
+                                                                  {piece(8, 8)},
+                                                                  {piece(1, 21), piece(0, 3)},
+                                                                  {piece(2, 16)},
+                                                                  {piece(4, 11), piece(5, 4)}}));
 }
 
 }  // namespace

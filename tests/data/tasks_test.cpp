@@ -209,8 +209,10 @@ TEST(Tasks, WhatIsAskedStandsInThePromptOnce) {
   for (const Asked& asked : all_tasks()) {
     if (asked.name == "vt" || asked.name == "cwe" || asked.name == "fwe") continue;
     const auto task = make(asked.name, source, asked.settings);
-    for (const double depth : kDepths) {
-      const TaskExample example = task->example(asked.shortest + 200, depth, 3);
+    for (size_t i = 0; i < 2 * std::size(kDepths); ++i) {
+      const double depth = kDepths[i / 2];
+      const int64_t length = asked.shortest + (i % 2 == 0 ? 0 : 2 * asked.shortest + 1);
+      const TaskExample example = task->example(length, depth, 3);
       for (const std::string& reference : example.references) {
         const std::string needle = asked.name == "passkey" ? "The pass key is " + reference + "."
                                    : asked.name == "kv"    ? ": \"" + reference + "\""
@@ -430,6 +432,13 @@ TEST(Tasks, MqarHasThePublishedStructure) {
     seen.insert(example.tokens);
   }
   EXPECT_GT(seen.size(), 40u);
+  // Evaluations made at other times and elsewhere ask the same.
+  EXPECT_EQ(task->example(16, 0, 0).tokens,
+            (std::vector<int32_t>{3, 9, 1, 11, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0}));
+  TaskSource other = source;
+  other.seed = source.seed + 1;
+  EXPECT_NE(make("mqar", other, {{"pairs", "2"}})->example(16, 0, 0).tokens,
+            task->example(16, 0, 0).tokens);
 }
 
 TEST(Tasks, MqarSlotsFollowThePowerLaw) {

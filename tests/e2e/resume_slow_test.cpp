@@ -1,6 +1,7 @@
 // The promise: a killed run continues bit for bit. A short run is killed with SIGKILL after every
 // step, in the middle of packing carries and across the end of an epoch, and continued; its final
 // weights, moments and metrics equal those of a run that nobody disturbed.
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <signal.h>
@@ -10,8 +11,10 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <map>
+#include <set>
 #include <sstream>
 #include <string>
 
@@ -21,6 +24,7 @@
 #include "tests/support/random.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_run.h"
+#include "tools/assemble.h"
 
 namespace sidewinder {
 namespace {
@@ -317,6 +321,42 @@ TEST(Resume, KilledInTheMiddleOfDocumentsEndsInTheSameBits) {
   EXPECT_NE(log.find("step 5: blocks w start anew in"), std::string::npos) << log;
 }
 
+// Random keys are stored nowhere: a run that goes on draws the same again.
+TEST(Masks14, ARunKilledAfterEveryStepKeepsItsRandomKeys) {
+  const TemporaryFolder folder;
+  testing::make_tiny_corpus(folder);
+  testing::write_tiny_recipe(folder);
+  std::ofstream(folder / "random.toml") << R"(
+extends = "tiny.toml"
+[model.block.w]
+pattern = "bigbird"
+pattern_block = 8
+global_tokens = 8
+random_blocks = 2
+pattern_seed = 5
+)";
+  expect_same_bits_when_killed(folder, "random.toml");
+  const auto mask = [&](const std::string& run) {
+    const TrainedModel trained = load_trained_model(folder / run);
+    const AttentionPattern pattern =
+        attention_pattern(trained.recipe.model.blocks.at("w"), "blocks.1.mixer");
+    std::string text;
+    for (int64_t query = 0; query < 64; ++query) {
+      const AttentionRow row = pattern.row(query);
+      for (int64_t key = 0; key < 64; ++key) text += row.allows(key) ? '1' : '0';
+    }
+    return text;
+  };
+  EXPECT_EQ(mask("killed"), mask("whole"));
+  // The seed is in the weights: with another one the run ends elsewhere.
+  const ProgramResult other = run_program({"train", "random.toml", "--set", "run.folder=other",
+                                           "--set", "model.block.w.pattern_seed=6"},
+                                          folder.path());
+  ASSERT_EQ(other.exit_code, 0) << other.errors;
+  EXPECT_NE(mask("other"), mask("whole"));
+  EXPECT_NE(timeless_metrics(folder, "other").back(), timeless_metrics(folder, "whole").back());
+}
+
 TEST(Resume, ChunksOfRowsChangeNothingButRounding) {
   const TemporaryFolder folder;
   testing::make_tiny_corpus(folder);
@@ -345,6 +385,77 @@ TEST(Resume, MasksGrowInTheSameBitsToo) {
   testing::make_tiny_corpus(folder);
   testing::write_growing_recipes(folder);
   expect_same_bits_when_killed(folder, "masked.toml");
+}
+
+// The warm-up recipes of the tree, made small: their edges come at steps 4, 7 and 10, or after
+// every step of the curve.
+TEST(Resume, WarmupRecipesOfTheTreeEndInTheSameBits) {
+  const std::string small = R"(
+[model]
+width = 32
+vocabulary = 256
+repeat = 2
+[data]
+validation = "tokens/validation"
+packing_buffer = 3
+[[data.train]]
+name = "documents"
+folder = "tokens/train"
+[train]
+steps = 14
+context = 128
+tokens_per_step = 256
+tokens_per_micro_batch = 128
+log_every = 1
+validate_every = 0
+validate_tokens = 0
+[learning_rate]
+warmup_steps = 2
+[checkpoint]
+every_steps = 1
+keep_last = 2
+keep_every = 0
+)";
+  const auto stages = [](bool windows) {
+    std::string text = "[context]\nvalidate_lengths = [16]\n";
+    const int64_t from[] = {0, 4, 7, 10};
+    for (int64_t i = 0; i < 4; ++i) {
+      text += fmt::format("[[context.stage]]\nfrom = {}\nlength = {}\n", from[i], 16 << i);
+      if (windows && i < 2) text += fmt::format("[context.stage.block.w]\nwindow = {}\n", 2 << i);
+    }
+    return text;
+  };
+  struct Case {
+    std::string recipe, blocks, context;
+  };
+  const std::string heads = "head_width = 16\nhidden = 64\n";
+  for (const Case& recipe :
+       {Case{"smoke/warmup", "[model.block.g]\n" + heads, stages(false)},
+        Case{"pretrain/samba-20m-warmup",
+             "[model.block.m]\nstate = 4\nhidden = 64\ndt_rank = 2\n[model.block.w]\nwindow = 8\n" +
+                 heads,
+             stages(true)},
+        Case{"smoke/copy-warmup",
+             "[model.block.m]\nstate = 4\nhidden = 64\n[model.block.w]\nhidden = 64\n"
+             "head_width = 16\n",
+             "[context]\nfirst = 16\nramp = 11\n"}}) {
+    SCOPED_TRACE(recipe.recipe);
+    const TemporaryFolder folder;
+    testing::make_tiny_corpus(folder);
+    std::ofstream(folder / "short.toml")
+        << fmt::format("extends = \"{}/recipes/{}.toml\"\n", SIDEWINDER_SOURCE_DIR, recipe.recipe)
+        << small << recipe.blocks << recipe.context;
+    expect_same_bits_when_killed(folder, "short.toml");
+    std::vector<int64_t> lengths;
+    for (const std::string& line : timeless_metrics(folder, "killed")) {
+      const nlohmann::json record = nlohmann::json::parse(line);
+      if (record.contains("train/context")) lengths.push_back(record["train/context"]);
+    }
+    ASSERT_EQ(lengths.size(), static_cast<size_t>(testing::kTinySteps));
+    EXPECT_EQ(lengths.front(), 16);
+    EXPECT_EQ(lengths.back(), 128);
+    EXPECT_GE(std::set<int64_t>(lengths.begin(), lengths.end()).size(), 4U);
+  }
 }
 
 TEST(Resume, NumberOfThreadsDoesNotMatter) {

@@ -69,6 +69,23 @@ TEST(AttentionPattern, CountsOnA24By24Grid) {
   }
 }
 
+// The published pictures of patterns that look both ways: ours are their lower halves.
+TEST(AttentionPattern, CountsOfPatternsThatLookBothWays) {
+  const auto both_ways = [](const AttentionPattern& pattern) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < 24; ++i) {
+      for (int64_t j = 0; j < 24; ++j) {
+        count += pattern.allows(i, j) || pattern.allows(j, i) ? 1 : 0;
+      }
+    }
+    return count;
+  };
+  EXPECT_EQ(both_ways({.window = 5}), 196);
+  EXPECT_EQ(both_ways({.window = 5, .dilation = 2}), 176);
+  EXPECT_EQ(both_ways({.window = 5, .global = 2}), 270);  // Longformer
+  EXPECT_EQ(both_ways({.window = 3, .global = 2}), 196);
+}
+
 TEST(AttentionPattern, AWindowSeesAsManyKeysAsItSays) {
   const AttentionPattern pattern{4};
   for (int64_t query = 0; query < 24; ++query) {
@@ -93,6 +110,8 @@ TEST(AttentionPattern, TilesOfAWindow) {
     const int64_t per_tile = (window - 1 + 63) / 64 + 1;
     EXPECT_EQ(pattern.tiles(8192, 64) - pattern.tiles(8192 - 64, 64), per_tile) << window;
   }
+  // 176 cells are computed for the 140 of the own and the previous block.
+  EXPECT_EQ((AttentionPattern{.window = 8, .block = 4}.tiles(24, 4)), 11);
   EXPECT_EQ(AttentionPattern{}.tiles(24, 4), 21);  // 336 cells of the lower triangle of blocks
 }
 
@@ -152,8 +171,7 @@ TEST(AttentionPattern, VisitedKeysAreThoseSeenAndNoFarOnesBesides) {
             for (int64_t query = first; query <= last; ++query) {
               seeing += pattern.allows(query, key) ? 1 : 0;
             }
-            // Strided patterns visit everything where it lies.
-            ASSERT_EQ(visited[static_cast<size_t>(key)], seeing > 0 && end <= near.begin ? 1 : 0);
+            ASSERT_EQ(visited[static_cast<size_t>(key)], seeing > 0 ? 1 : 0);
           }
           for (size_t i = 0; i < far.keys.size(); ++i) {
             if (static_cast<int64_t>(i) >= far.shared) continue;
@@ -162,6 +180,45 @@ TEST(AttentionPattern, VisitedKeysAreThoseSeenAndNoFarOnesBesides) {
             }
           }
         }
+      }
+    }
+  }
+}
+
+TEST(AttentionPattern, EveryVisibleKeyBelongsToOnePart) {
+  for (const AttentionPattern& pattern : all_patterns()) {
+    SCOPED_TRACE(testing::text_of(pattern));
+    const std::vector<AttentionPart> parts = pattern.parts();
+    for (int64_t query = 0; query < 60; ++query) {
+      std::vector<int> seen(60, 0);
+      for (const AttentionPart& part : parts) {
+        const int64_t r = query % part.step;
+        const AttentionPartRow row(part, query / part.step, r);
+        const AttentionPattern::Span near = part.near(query / part.step, r);
+        for (int64_t key = r; key < 60; key += part.step) {
+          const int64_t within = key / part.step;
+          const bool allowed = row.allows(within);
+          const bool in_span = near.begin <= within && within < near.end;
+          seen[static_cast<size_t>(key)] += allowed ? 1 : 0;
+          if (part.sees_only_near()) {
+            EXPECT_TRUE(in_span || !allowed);
+          }
+          if (part.sees_all_near()) {
+            EXPECT_TRUE(allowed || !in_span);
+          }
+          if (!part.needs_visibility()) {
+            EXPECT_EQ(allowed, in_span);
+          }
+        }
+        if (query >= part.step) {
+          const AttentionPattern::Span before = part.near(query / part.step - 1, r);
+          EXPECT_LE(before.begin, near.begin);
+          EXPECT_LE(before.end, near.end);
+        }
+      }
+      for (int64_t key = 0; key < 60; ++key) {
+        ASSERT_EQ(seen[static_cast<size_t>(key)], pattern.allows(query, key) ? 1 : 0)
+            << query << " " << key;
       }
     }
   }

@@ -34,6 +34,7 @@ std::vector<AttentionPattern> patterns() {
   return {{},
           {.window = 150},
           {.window = 20, .dilation = 3},
+          {.window = 20, .stride = 16},
           {.window = 16, .block = 16, .summary = 2},
           {.window = 32, .block = 8, .global = 8, .random = 3}};
 }

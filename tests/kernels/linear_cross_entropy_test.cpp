@@ -217,6 +217,46 @@ TEST(LinearCrossEntropy, LargeLogitsDoNotOverflow) {
   EXPECT_EQ(result.dx.at(1), -2);
 }
 
+TEST(LinearCrossEntropy, WideVocabulariesComeInParts) {
+  // Logits of 1024 words exist at a time; at this width the weights of no more are kept near.
+  constexpr int64_t kTokens = 9, kWidth = 2048, kVocabulary = 2500;
+  const CrossEntropyOptions options{.z_loss = 1e-3, .soft_cap = 20.0, .valid_vocabulary = 2100};
+  const Tensor x = random_normal({kTokens, kWidth}, Dtype::bf16, 13);
+  const Tensor w = random_normal({kVocabulary, kWidth}, Dtype::bf16, 14, 0.05);
+  const Tensor targets =
+      Tensor::from<int32_t>({kTokens}, {0, 1023, 1024, 1025, 2047, 2048, 2099, -1, 7});
+  const Result exact = run_f64(x, w, targets, 0.1, options);
+  for (const Dtype compute : {Dtype::f32, Dtype::bf16}) {
+    const Result result = run(x.to(compute), w.to(compute), targets, 0.1, options, compute);
+    const double bound = compute == Dtype::bf16 ? 5e-3 : 1e-5;
+    EXPECT_NEAR(result.loss, exact.loss, 1e-5 * exact.loss);
+    EXPECT_LE(relative_error(result.dx, exact.dx), bound);
+    EXPECT_LE(relative_error(result.dweight, exact.dweight), bound);
+  }
+}
+
+TEST(LinearCrossEntropy, LogitsFarAboveThoseOfTheFirstWordsDoNotOverflow) {
+  // Weights are relative to the largest logit of the first 1024 words; here all of these are 0.
+  constexpr int64_t kVocabulary = 3000;
+  Tensor w = Tensor::zeros({kVocabulary, 1}, Dtype::f32);
+  w.data<float>()[2000] = 1.0F;
+  w.data<float>()[2001] = 0.5F;
+  const Tensor targets = Tensor::from<int32_t>({4}, {2000, 2000, 2001, 3});
+  const Tensor mild = Tensor::from<float>({4, 1}, {1.0F, 60.0F, 2.0F, 3.0F});
+  const Tensor wild = Tensor::from<float>({4, 1}, {1.0F, 60.0F, 600.0F, -3000.0F});
+  for (const Dtype compute : {Dtype::f32, Dtype::bf16}) {
+    const Result exact = run_f64(wild, w, targets, 1.0, {});
+    const Result result = run(wild.to(compute), w, targets, 1.0, {}, compute);
+    EXPECT_NEAR(result.loss, exact.loss, 1e-6 * exact.loss);
+    EXPECT_LE(relative_error(result.dx, exact.dx), compute == Dtype::bf16 ? 5e-3 : 1e-5);
+    EXPECT_LE(relative_error(result.dweight, exact.dweight), compute == Dtype::bf16 ? 5e-3 : 1e-5);
+    // What is done anew for some tokens leaves the bits of the others.
+    const Result other = run(mild.to(compute), w, targets, 1.0, {}, compute);
+    EXPECT_TRUE(same_bits(result.dx.slice_rows(0, 2), other.dx.slice_rows(0, 2)));
+    EXPECT_TRUE(same_bits(result.token_loss.slice_rows(0, 2), other.token_loss.slice_rows(0, 2)));
+  }
+}
+
 TEST(LinearCrossEntropy, WrongTargetsAreNamed) {
   const Tensor x = Tensor::zeros({2, 4}, Dtype::f32);
   const Tensor w = Tensor::zeros({8, 4}, Dtype::f32);

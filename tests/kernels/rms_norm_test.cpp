@@ -193,6 +193,30 @@ TEST(RmsNorm, HeadsOfAWideRowAreNormalisedByThemselves) {
   EXPECT_TRUE(same_bits(dx_wide.columns(0, kHeads * kWidth), untouched));
 }
 
+TEST(RmsNorm, BackwardInPlaceLeavesTheResultWhereItsGradientWas) {
+  testing::for_each_isa([] {
+    for (const Dtype in : {Dtype::f32, Dtype::bf16, Dtype::f64}) {
+      for (const Dtype out : {Dtype::f32, Dtype::bf16, Dtype::f64}) {
+        if ((in == Dtype::f64) != (out == Dtype::f64)) continue;
+        const Tensor x = random_normal({37, 2, 24}, in, 1);
+        const Tensor weight = random_normal({24}, accumulator_of(in), 2);
+        const Tensor dy = random_normal({37, 2, 24}, out, 3);
+        const auto [y, rstd] = ops::rms_norm(x, weight, kEps, out);
+        Tensor dx = random_normal({37, 2, 24}, in, 4);
+        Tensor dx_in_place = dx.clone();
+        Tensor dweight = random_normal({24}, accumulator_of(in), 5);
+        Tensor dweight_in_place = dweight.clone();
+        Tensor again = dy.clone();
+        ops::rms_norm_backward(dx, dweight, dy, x, weight, rstd, in);
+        ops::rms_norm_backward_in_place(dx_in_place, dweight_in_place, again, x, weight, rstd, in);
+        EXPECT_TRUE(same_bits(again, y));
+        EXPECT_TRUE(same_bits(dx_in_place, dx));
+        EXPECT_TRUE(same_bits(dweight_in_place, dweight));
+      }
+    }
+  });
+}
+
 TEST(RmsNorm, AnyNumberOfThreadsGivesTheSameBits) {
   const Case c = make_case(2500, 96, Dtype::f32, Dtype::bf16);
   Gradients first;

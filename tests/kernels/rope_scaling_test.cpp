@@ -129,7 +129,9 @@ TEST(Positions1, TheLayoutsAreOneFunctionOfPermutedHeads) {
 }
 
 TEST(Positions1, ScoresDependOnTheDistanceAloneAtPositionOneMillion) {
-  for (const RopeOptions& options : {plain(4, 100), yarn(4, 1e4, 4096, 16)}) {
+  RopeOptions interleaved = plain(4, 100);
+  interleaved.interleaved = true;
+  for (const RopeOptions& options : {plain(4, 100), interleaved, yarn(4, 1e4, 4096, 16)}) {
     EXPECT_NEAR(score(options, kQ, 1000003, kK, 1000000), score(options, kQ, 3, kK, 0), 2e-9);
   }
 }

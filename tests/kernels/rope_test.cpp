@@ -118,6 +118,22 @@ TEST_P(RopePath, ViewsGiveTheSameBits) {
       same_bits(ops::rope(view, position, table), ops::rope(view.clone(), position, table)));
 }
 
+TEST_P(RopePath, InPlaceGivesTheSameBits) {
+  const Dtype dtype = GetParam().dtype;
+  for (const bool interleaved : {false, true}) {
+    const RopeTable table = ops::rope_table(
+        {.head_width = 44, .rotary_width = 42, .interleaved = interleaved}, 50, accumulator_of(dtype));
+    const Tensor wide = random_normal({50, 3 * 88}, dtype, 5);
+    Tensor view = wide.columns(88, 2 * 88).reshape({50, 2, 44});
+    const Tensor beside = wide.columns(0, 88).clone();
+    const Tensor position = positions_from(0, 50);
+    const Tensor expected = ops::rope(view, position, table, true);
+    ops::rope_in_place(view, position, table, true);
+    EXPECT_TRUE(same_bits(view.clone(), expected));
+    EXPECT_TRUE(same_bits(wide.columns(0, 88).clone(), beside));
+  }
+}
+
 TEST(Rope, KeepsTheNorm) {
   const RopeTable table = ops::rope_table({}, 5000, Dtype::f64);
   const Tensor x = random_normal({100, 2, 64}, Dtype::f64, 5);

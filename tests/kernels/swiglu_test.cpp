@@ -132,6 +132,24 @@ TEST(Swiglu, LargeResultsHaveTheBitsOfSmallOnes) {
   }
 }
 
+TEST(Swiglu, BackwardInPlaceLeavesTheResultWhereItsGradientWas) {
+  testing::for_each_isa([] {
+    for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f64}) {
+      for (const int64_t width : {1, 16, 31, 101}) {
+        const Tensor gate_up = random_normal({53, 2 * width}, dtype, 5, 4.0);
+        const Tensor dy = random_normal({53, width}, dtype, 6);
+        const Tensor wide = random_normal({53, width + 3}, dtype, 7);
+        Tensor y = wide.columns(2, width + 2);
+        y.copy_from(dy);
+        Tensor dgate_up = gate_up.clone();
+        ops::swiglu_backward_in_place(y, dgate_up);
+        EXPECT_TRUE(same_bits(dgate_up, ops::swiglu_backward(dy, gate_up)));
+        EXPECT_TRUE(same_bits(y.clone(), ops::swiglu(gate_up)));
+      }
+    }
+  });
+}
+
 TEST(Swiglu, AnyNumberOfThreadsGivesTheSameBits) {
   const Tensor gate_up = random_normal({700, 2 * 300}, Dtype::f32, 7);
   const Tensor dy = random_normal({700, 300}, Dtype::f32, 8);

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
+
 #include "kernels/ops/profile.h"
+#include "kernels/tensor/allocator.h"
 #include "tests/support/models.h"
 
 namespace sidewinder {
@@ -49,6 +52,40 @@ TEST(Cost, CacheStopsGrowingAtTheWindowAndStatesDoNotGrow) {
   EXPECT_EQ(cost.cache_bytes(1000, 2), 5 * 2 * 2 * 8 * 2);
   const BlockOptions block = testing::tiny_options("m").blocks.at("m");
   EXPECT_EQ(cost.state_bytes(), 4 * 32 * block.expand * (block.state + block.conv_width - 1));
+}
+
+// Of what generation holds after some tokens. Caches have room for the keys to come: twice what is
+// kept, or 64 keys of a block if that is more.
+TEST(Cost, CacheAndStateAreWhatGenerationHolds) {
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+    HybridModel model = testing::tiny_model("mwmf", Dtype::f32);
+    const ModelCost cost = cost_of(model.options());
+    const int64_t element = dtype == Dtype::bf16 ? 2 : 4;
+    const std::vector<int32_t> tokens = testing::random_tokens(16, 37, 1);
+    model.next_logits(dtype, tokens, *std::make_unique<GenerationState>());  // packs the weights
+    const int64_t before = allocator_of({}).statistics().bytes_in_use;
+    GenerationState state;
+    for (const int64_t length : {128, 512, 2048}) {
+      while (state.position < length) model.next_logits(dtype, tokens, state);
+      int64_t kept = 0;
+      for (const BlockState& block : state.blocks) {
+        if (!block.keys.defined()) continue;
+        kept += (block.end_key - block.first_key) * 2 * block.keys.size(1) * element;
+      }
+      // 16 tokens were read at once: the window's block has not yet forgotten all it may.
+      const int64_t reading = 16 * 2 * 2 * 8 * element;
+      const int64_t expected = cost.cache_bytes(length, element);
+      EXPECT_GE(kept, expected);
+      EXPECT_LE(kept, expected + reading);
+      const int64_t held = allocator_of({}).statistics().bytes_in_use - before;
+      const int64_t least_room = 2 * 64 * 2 * 2 * 8 * element;  // of two blocks
+      const int64_t predicted = expected + cost.state_bytes();
+      RecordProperty("held_over_predicted_at_" + std::to_string(length),
+                     std::to_string(static_cast<double>(held) / static_cast<double>(predicted)));
+      EXPECT_GE(held, predicted);
+      EXPECT_LE(held, 2 * predicted + least_room);
+    }
+  }
 }
 
 TEST(Cost, ApproximationsDifferAsPublished) {

@@ -275,14 +275,18 @@ TEST(Positions18, RestartingPositionsChangesNothingUnderADocumentMask) {
 TEST(Positions8, AWindowedBlockDoesNotSeeWherePositionsStart) {
   const std::vector<int32_t> tokens = random_tokens(40, 37, 4);
   for (const char* const kind : {"rope", "alibi", "yarn", "interleaved"}) {
-    HybridModel model = model_with("w", position_kinds().at(kind), Dtype::f64);
-    const auto logits_from = [&](int32_t first_position) {
-      const std::vector<int32_t> starts = {0};
-      const std::vector<int32_t> positions = {first_position};
-      const SequenceLayout layout = SequenceLayout::packed(1, 40, starts, positions);
-      return model.logits(Dtype::f64, {layout, layout}, Tensor::from<int32_t>({40}, tokens));
-    };
-    EXPECT_LT(testing::relative_error(logits_from(100000), logits_from(0)), 1e-9) << kind;
+    // Angles are formed in f64 for both types, so that f32 is not worse far out.
+    for (const auto& [dtype, bound] : {std::pair{Dtype::f64, 1e-9}, {Dtype::f32, 1e-5}}) {
+      HybridModel model = model_with("w", position_kinds().at(kind), dtype);
+      const auto logits_from = [&, type = dtype](int32_t first_position) {
+        const std::vector<int32_t> starts = {0};
+        const std::vector<int32_t> positions = {first_position};
+        const SequenceLayout layout = SequenceLayout::packed(1, 40, starts, positions);
+        return model.logits(type, {layout, layout}, Tensor::from<int32_t>({40}, tokens));
+      };
+      EXPECT_LT(testing::relative_error(logits_from(100000), logits_from(0)), bound)
+          << kind << " " << name_of(dtype);
+    }
   }
 }
 
@@ -337,6 +341,82 @@ TEST(HybridModel, GenerationEqualsTheTrainingForwardForEveryPattern) {
       EXPECT_LT(testing::relative_error(logits, whole.slice_rows(89, 90).reshape({37})), 1e-11);
     }
   }
+}
+
+HybridModel streaming_model(const std::string& layers, RopePositions positions, Dtype dtype) {
+  ModelOptions options = testing::tiny_options(layers);
+  BlockOptions& block = options.blocks.at("w");
+  block.pattern = PatternKind::sink_window;
+  block.window = 8;
+  block.global_tokens = 3;
+  block.rope_positions = positions;
+  return HybridModel(options, Initializer{.seed = 7, .dtype = dtype});
+}
+
+// Keys of a first block depend on their tokens alone. So its answer after any text is that of full
+// attention on a text of just the tokens that the cache has kept: the first three and the last
+// eight.
+TEST(CachePositions, DecodingEqualsRecomputingEachStepFromTheExplicitCache) {
+  HybridModel model = streaming_model("w", RopePositions::cache, Dtype::f64);
+  ModelOptions full = testing::tiny_options("w");
+  full.blocks.at("w").pattern = PatternKind::full;
+  full.blocks.at("w").window = 0;
+  HybridModel oracle(full, Initializer{.seed = 7, .dtype = Dtype::f64});
+  HybridModel text = streaming_model("w", RopePositions::text, Dtype::f64);
+  const std::vector<int32_t> tokens = random_tokens(200, 37, 9);
+  GenerationState state;
+  GenerationState text_state;
+  std::vector<int32_t> cache;
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    cache.push_back(tokens[t]);
+    if (cache.size() > 3 + 8) cache.erase(cache.begin() + 3);
+    const Tensor kept = all_logits(oracle, Dtype::f64, cache);
+    const Tensor expected = kept.slice_rows(kept.size(0) - 1, kept.size(0)).reshape({kept.size(1)});
+    const Tensor actual = model.next_logits(Dtype::f64, {tokens[t]}, state);
+    ASSERT_LT(testing::relative_error(actual, expected), 1e-12) << t;
+    // Positions of the text are others from the first forgotten token on.
+    const double other =
+        testing::relative_error(text.next_logits(Dtype::f64, {tokens[t]}, text_state), expected);
+    if (t < 3 + 8) {
+      ASSERT_LT(other, 1e-12) << t;
+    } else {
+      ASSERT_GT(other, 1e-5) << t;
+    }
+    ASSERT_LE(state.blocks[0].end_key - state.blocks[0].first_key, 3 + 8);
+  }
+}
+
+TEST(CachePositions, TheWayOfReadingChangesNothing) {
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32}) {
+    HybridModel model = streaming_model("wmw", RopePositions::cache, dtype);
+    const double bound = dtype == Dtype::f64 ? 1e-11 : 2e-5;
+    const std::vector<int32_t> tokens = random_tokens(90, 37, 9);
+    for (const size_t prompt : {1, 5, 11, 12, 60}) {
+      EXPECT_LT(worst_error_of_generation(model, dtype, tokens, prompt), bound) << prompt;
+    }
+    // In pieces, and in a row with another document.
+    const Tensor whole = all_logits(model, dtype, tokens);
+    GenerationState state;
+    for (const auto& [begin, end] : {std::pair{0, 7}, {7, 40}, {40, 41}, {41, 90}}) {
+      const Tensor logits =
+          model.next_logits(dtype, {tokens.begin() + begin, tokens.begin() + end}, state);
+      EXPECT_LT(testing::relative_error(logits, whole.slice_rows(end - 1, end).reshape({37})),
+                bound);
+    }
+    std::vector<int32_t> row = random_tokens(25, 37, 1);
+    row.insert(row.end(), tokens.begin(), tokens.end());
+    const std::vector<int32_t> starts = {0, 25};
+    const SequenceLayout packed = SequenceLayout::packed(1, 115, starts);
+    const Tensor both = model.logits(dtype, {packed, packed}, Tensor::from<int32_t>({115}, row));
+    EXPECT_LT(testing::relative_error(both.slice_rows(25, 115), whole), bound);
+  }
+}
+
+TEST(CachePositions, AreNotForTraining) {
+  HybridModel model = streaming_model("mw", RopePositions::cache, Dtype::f32);
+  EXPECT_EQ(testing::message_of(
+                [&] { testing::packed_loss(model, Dtype::f32, {random_tokens(20, 37, 1)}); }),
+            "blocks.1.mixer: rope_positions = \"cache\" is for inference; train with \"text\"");
 }
 
 TEST(HybridModel, CachesKeepWhatMayStillBeSeen) {

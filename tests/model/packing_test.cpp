@@ -62,6 +62,73 @@ TEST_P(Packing, DocumentsCannotSeeEachOther) {
   }
 }
 
+// Every document has ids of its own, so the rows of the embedding's gradient are those of its
+// inputs. Tokens of one document are changed in turn (all, or every third); what the others get stays
+// bit for bit, in whole rows and in chunks whose edges are not those of documents.
+TEST_P(Packing, NothingLeaksInEitherDirection) {
+  const std::vector<int64_t> lengths = {13, 1, 21, 1, 30};
+  constexpr size_t kChanged = 2;
+  constexpr int32_t kIds = 7;  // of each document
+  std::vector<int32_t> starts;
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> targets;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    starts.push_back(static_cast<int32_t>(tokens.size()));
+    for (const int32_t token : random_tokens(lengths[i], kIds, 10 + i)) {
+      tokens.push_back(token + static_cast<int32_t>(i) * kIds);
+    }
+    // Targets are not shifted tokens here: they must not change with them.
+    for (const int32_t target : random_tokens(lengths[i], 37, 20 + i)) targets.push_back(target);
+  }
+  const auto count = static_cast<int64_t>(tokens.size());
+  const SequenceLayout layout = SequenceLayout::packed(1, count, starts);
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+    HybridModel model = testing::tiny_model(GetParam(), Dtype::f32, /*tied=*/false);
+    for (const int64_t chunk : {0, 17}) {
+      SCOPED_TRACE(std::string(name_of(dtype)) + ", chunk " + std::to_string(chunk));
+      struct Seen {
+        Tensor losses, gradients;
+      };
+      const auto run = [&] {
+        model.visit([](Parameter& parameter) { parameter.zero_gradient(); });
+        Seen seen;
+        seen.losses = model
+                          .loss_and_gradients(dtype, {layout, layout},
+                                              Tensor::from<int32_t>({count}, tokens),
+                                              Tensor::from<int32_t>({count}, targets),
+                                              {.scale = 1.0 / 64, .chunk = chunk}, {})
+                          .token_loss.clone();
+        model.visit([&](Parameter& parameter) {
+          if (parameter.name() == "embedding.weight") seen.gradients = parameter.gradient().clone();
+        });
+        return seen;
+      };
+      const Seen before = run();
+      const int64_t stride = dtype == Dtype::f32 && chunk == 0 ? 1 : 3;
+      for (int64_t t = starts[kChanged]; t < starts[kChanged + 1]; t += stride) {
+        int32_t& token = tokens[static_cast<size_t>(t)];
+        const int32_t kept = token;
+        const auto first_id = static_cast<int32_t>(kChanged) * kIds;
+        token = first_id + (token - first_id + 1) % kIds;
+        const Seen after = run();
+        token = kept;
+        EXPECT_FALSE(testing::same_bits(before.losses, after.losses)) << t;
+        for (size_t i = 0; i < lengths.size(); ++i) {
+          if (i == kChanged) continue;
+          const auto same = [&](const Tensor& a, const Tensor& b, int64_t begin, int64_t end) {
+            return testing::same_bits(a.slice_rows(begin, end), b.slice_rows(begin, end));
+          };
+          ASSERT_TRUE(same(before.losses, after.losses, starts[i], starts[i] + lengths[i]))
+              << "token " << t << ", document " << i;
+          const auto id = static_cast<int64_t>(i) * kIds;
+          ASSERT_TRUE(same(before.gradients, after.gradients, id, id + kIds))
+              << "token " << t << ", document " << i;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(Packing, WithoutIsolationTheyDo) {
   // The test above must be able to fail.
   HybridModel model = testing::tiny_model(GetParam(), Dtype::f32);

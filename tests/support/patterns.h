@@ -20,6 +20,8 @@ inline std::vector<AttentionPattern> all_patterns() {
       {.window = 4, .stride = 4},
       {.window = 1, .stride = 6},
       {.window = 3, .global = 2, .stride = 7},
+      {.window = 6, .block = 3, .global = 1, .stride = 5},
+      {.window = 3, .dilation = 2, .stride = 5},
       {.window = 4, .block = 4},
       {.window = 12, .block = 4},
       {.window = 4, .block = 4, .summary = 1},

@@ -173,6 +173,168 @@ TEST(HuggingFaceExport, AnUntouchedConfigIsTheSameText) {
   }
 }
 
+struct PublishedRope {
+  std::string name;
+  Json changes;      // of the tiny config, whose heads have 4 pairs
+  std::string said;  // the warning, after "rotary positions are scaled by "; empty: none
+  RopeScaling expected;
+};
+
+std::vector<PublishedRope> published_ropes() {
+  using Kind = RopeScalingKind;
+  const Json yarn_32k = {
+      {"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32768}};
+  const RopeScaling by_four = {.kind = Kind::yarn, .factor = 4, .original_context = 32768};
+  const std::string by_four_said =
+      "a factor of 4: times original_max_position_embeddings, 32768, it is 131072 and not "
+      "max_position_embeddings, ";
+  Json deepseek = {{"type", "yarn"},
+                   {"beta_fast", 32},
+                   {"beta_slow", 1},
+                   {"factor", 40},
+                   {"mscale", 0.707},
+                   {"mscale_all_dim", 0.707},
+                   {"original_max_position_embeddings", 4096}};
+  const RopeScaling by_forty = {.kind = Kind::yarn,
+                                .factor = 40,
+                                .original_context = 4096,
+                                .mscale = 0.707,
+                                .mscale_all_dim = 0.707};
+  const RopeScaling phi = {.kind = Kind::longrope,
+                           .factor = 32,
+                           .original_context = 4096,
+                           .short_factors = {1, 1.05, 1.1, 1.5},
+                           .long_factors = {1, 1.5, 4, 16}};
+  const Json phi_lists = {{"long_factor", {1, 1.5, 4, 16}}, {"short_factor", {1, 1.05, 1.1, 1.5}}};
+  const auto with = [](Json object, const Json& more) {
+    object.update(more);
+    return object;
+  };
+  return {
+      {"the advice of Qwen2.5: rope_scaling added, max_position_embeddings left",
+       {{"max_position_embeddings", 32768}, {"rope_theta", 1e6}, {"rope_scaling", yarn_32k}},
+       by_four_said + "32768",
+       by_four},
+      {"of Qwen3, whose max_position_embeddings hold answers too",
+       {{"max_position_embeddings", 40960},
+        {"rope_theta", 1e6},
+        {"rope_scaling",
+         {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32768}}}},
+       by_four_said + "40960",
+       by_four},
+      {"consistent",
+       {{"max_position_embeddings", 131072}, {"rope_scaling", yarn_32k}},
+       "",
+       by_four},
+      {"of transformers 5",
+       {{"max_position_embeddings", 32768},
+        {"rope_theta", nullptr},
+        {"rope_parameters", with(yarn_32k, {{"rope_theta", 1e6}})}},
+       by_four_said + "32768",
+       by_four},
+      {"without the original context, which then is max_position_embeddings",
+       {{"max_position_embeddings", 4096}, {"rope_scaling", {{"type", "yarn"}, {"factor", 2.0}}}},
+       "a factor of 2: times original_max_position_embeddings, 4096, it is 8192 and not "
+       "max_position_embeddings, 4096",
+       {.kind = Kind::yarn, .factor = 2, .original_context = 4096}},
+      {"Llama 3.1",
+       {{"max_position_embeddings", 131072},
+        {"rope_theta", 500000.0},
+        {"rope_scaling",
+         {{"factor", 8.0},
+          {"high_freq_factor", 4.0},
+          {"low_freq_factor", 1.0},
+          {"original_max_position_embeddings", 8192},
+          {"rope_type", "llama3"}}}},
+       "",
+       {.kind = Kind::llama3, .factor = 8, .original_context = 8192}},
+      {"Phi-3: the original context beside, an older name",
+       {{"max_position_embeddings", 131072},
+        {"original_max_position_embeddings", 4096},
+        {"rope_scaling", with(phi_lists, {{"type", "su"}})}},
+       "",
+       phi},
+      {"longrope with another factor",
+       {{"max_position_embeddings", 131072},
+        {"rope_scaling", with(phi_lists, {{"rope_type", "longrope"},
+                                          {"factor", 16.0},
+                                          {"original_max_position_embeddings", 4096}})}},
+       "a factor of 16: times original_max_position_embeddings, 4096, it is 65536 and not "
+       "max_position_embeddings, 131072",
+       {.kind = Kind::longrope,
+        .factor = 16,
+        .original_context = 4096,
+        .short_factors = phi.short_factors,
+        .long_factors = phi.long_factors}},
+      {"DeepSeek", {{"max_position_embeddings", 163840}, {"rope_scaling", deepseek}}, "", by_forty},
+      {"DeepSeek, served at 32K",
+       {{"max_position_embeddings", 32768}, {"rope_scaling", deepseek}},
+       "a factor of 40: times original_max_position_embeddings, 4096, it is 163840 and not "
+       "max_position_embeddings, 32768",
+       by_forty},
+      {"linear",
+       {{"max_position_embeddings", 16384},
+        {"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}}},
+       "",
+       {.kind = Kind::linear, .factor = 4, .original_context = 4096}},
+      {"dynamic",
+       {{"max_position_embeddings", 4096},
+        {"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}},
+       "",
+       {.kind = Kind::dynamic, .factor = 2, .original_context = 4096}}};
+}
+
+TEST(HuggingFaceImport, PublishedRotaryScalingIsTakenAsItIsAndComesBack) {
+  for (const PublishedRope& rope : published_ropes()) {
+    SCOPED_TRACE(rope.name);
+    const TemporaryFolder folder;
+    const Json config = tiny_llama_config(rope.changes);
+    write_huggingface_folder(folder / "from", config);
+    ::testing::internal::CaptureStderr();
+    const CheckpointContent content = import_huggingface(folder / "from");
+    const std::string log = ::testing::internal::GetCapturedStderr();
+    if (rope.said.empty()) {
+      EXPECT_THAT(log, ::testing::Not(HasSubstr("rotary")));
+    } else {
+      EXPECT_THAT(log, HasSubstr("from/config.json: rotary positions are scaled by " + rope.said +
+                                 "; all three are taken as they are\n"));
+    }
+    const Recipe recipe = recipe_in(content);
+    EXPECT_EQ(recipe.model.max_context, config["max_position_embeddings"]);
+    const BlockOptions& block = recipe.model.blocks.at("a");
+    EXPECT_EQ(rope_options(block).scaling, rope.expected);
+    EXPECT_TRUE(block.rope_allow_mismatch);
+    load_weights(*make_model(recipe), content, "import");
+    std::filesystem::create_directories(folder / "to");
+    export_huggingface(content, folder / "to", {});
+    EXPECT_EQ(Json::parse(testing::read_file(folder / "to/config.json")), config);
+    EXPECT_EQ(testing::tensor_bytes(folder / "to"), testing::tensor_bytes(folder / "from"));
+    // Changed elsewhere, these keys are still as they were.
+    Recipe changed = recipe;
+    changed.model.norm_eps = 1e-6;
+    Json expected = config;
+    expected["rms_norm_eps"] = 1e-6;
+    EXPECT_EQ(Json::parse(foreign_model(changed, origin_in(content), {}).config), expected);
+  }
+}
+
+TEST(HuggingFaceImport, RotaryScalingThatIsNotKnownIsRefused) {
+  const TemporaryFolder folder;
+  const auto with = [&](const Json& scaling) {
+    std::ofstream(folder / "config.json") << tiny_llama_config({{"rope_scaling", scaling}}).dump();
+    return message_of([&] { import_huggingface(folder.path()); });
+  };
+  EXPECT_THAT(with({{"type", "mrope"}, {"mrope_section", {16, 24, 24}}}),
+              HasSubstr("rope_scaling.type: \"mrope\"; only default, linear, dynamic, yarn"));
+  EXPECT_THAT(
+      with({{"rope_type", "longrope"},
+            {"short_factor", {1, 1, 1, 1}},
+            {"long_factor", {1, 1, 1, 1}},
+            {"original_max_position_embeddings", 4096},
+            {"long_mscale", 1.24}}),
+      HasSubstr("rope_scaling.long_mscale: 1.24; this key is not known, and may change what the"));
+}
+
 TEST(HuggingFaceExport, OnlyWhatChangedIsChanged) {
   const TemporaryFolder folder;
   const Json config = tiny_llama_config({{"use_cache", true}, {"head_dim", nullptr}});

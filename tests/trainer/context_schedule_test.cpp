@@ -120,6 +120,40 @@ TEST(ContextSchedule, GoldenRoundingToAMultiple) {
   EXPECT_EQ(length(99999), 8192);
 }
 
+ModelOptions bigbird_model() {
+  ModelOptions model = windowed_model();
+  BlockOptions& block = model.blocks.at("w");
+  block.pattern = PatternKind::bigbird;
+  block.window = 32;
+  block.pattern_block = 8;
+  block.global_tokens = 8;
+  block.random_blocks = 2;
+  return model;
+}
+
+// The windows of a curve are whole blocks of the pattern, as the model's is.
+TEST(ContextSchedule, WindowsAreWholeBlocksOfThePattern) {
+  for (const int64_t multiple : {1, 3, 16}) {
+    for (const ContextCurve curve : kCurves) {
+      ContextOptions options = curve_with(curve, 16, 40);
+      options.multiple = multiple;
+      options.blocks["w"].first_window = 8;
+      const ContextSchedule schedule(options, kTrain, bigbird_model());
+      HybridModel model(bigbird_model(), Initializer{.seed = 1, .dtype = Dtype::f32});
+      int64_t before = 0;
+      for (int64_t step = 0; step <= 50; ++step) {
+        const ContextPlan plan = schedule.at(schedule.progress_at(step));
+        const int64_t window = plan.blocks.at("w").window;
+        ASSERT_EQ(window % 8, 0);
+        ASSERT_GE(window, std::max<int64_t>(8, before));
+        before = window;
+        apply(plan, model);
+      }
+      EXPECT_EQ(before, 32);
+    }
+  }
+}
+
 TEST(ContextSchedule, DivisorsMakeWholeRows) {
   for (const ContextCurve curve : kCurves) {
     ContextOptions options = curve_with(curve, 64, 1000);
@@ -221,6 +255,30 @@ TEST(ContextSchedule, IsAFunctionOfProgressAlone) {
     }
     EXPECT_EQ(slots.at({0, 64 * 30}).length, 32);  // row slots decide, not the step
     EXPECT_EQ(steps.at({30, 0}).length, 32);
+  }
+}
+
+// Steps of other sizes come by the same plan at equal row slots; only the rows are more.
+TEST(ContextSchedule, IsAFunctionOfRowSlotsWhateverTheSizeOfSteps) {
+  ContextOptions stages = three_stages();
+  stages.unit = ContextUnit::row_slots;
+  for (StageOptions& stage : stages.stages) stage.from *= 64;
+  ContextOptions curve = curve_with(ContextCurve::exponential, 8, 64 * 30);
+  curve.unit = ContextUnit::row_slots;
+  for (const ContextOptions& options : {stages, curve}) {
+    const ContextSchedule reference(options, train_with(32, 64, 60), windowed_model());
+    for (const int64_t factor : {2, 4, 6}) {
+      const ContextSchedule larger(options, train_with(32, 64 * factor, 60), windowed_model());
+      for (int64_t step = 0; step < 20; ++step) {
+        const Progress there = larger.progress_at(step);
+        ASSERT_EQ(there.row_slots, 64 * factor * step);
+        const ContextPlan expected = reference.at(reference.progress_at(factor * step));
+        ContextPlan plan = larger.at(there);
+        EXPECT_EQ(plan.rows.rows, factor * expected.rows.rows) << step;
+        plan.rows.rows = expected.rows.rows;
+        ASSERT_EQ(plan, expected) << step;
+      }
+    }
   }
 }
 

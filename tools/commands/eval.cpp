@@ -128,14 +128,18 @@ ExitCode eval(const EvalCommand& command) {
     }
   };
   Evaluation result;
+  bool by_lanes = false;
   if (!command.data.empty()) {
-    DocumentRows rows(command.data, recipe.data, command.max_tokens);
+    by_lanes = recipe.data.long_documents == LongDocuments::continue_state &&
+               command.context == 0 && lane_problems(recipe.data, recipe.model).empty();
+    const DataOptions data = by_lanes ? recipe.data : without_lanes(recipe.data);
+    DocumentRows rows(command.data, data, command.max_tokens);
     SIDEWINDER_REQUIRE(rows.vocabulary() <= recipe.model.vocabulary,
                        "{} has ids up to {} but the model's vocabulary is {}; the shards were made "
                        "with another tokenizer",
                        command.data, rows.vocabulary() - 1, recipe.model.vocabulary);
     const int64_t rows_per_batch = std::max<int64_t>(1, 4096 / context);
-    result = evaluate(*trained.model, dtype, rows, recipe.data, context, rows_per_batch, per_token);
+    result = evaluate(*trained.model, dtype, rows, data, context, rows_per_batch, per_token);
   } else {
     const std::string text = read_text(command.text);
     std::vector<int32_t> tokens = trained.tokenizer->encode(text);
@@ -161,7 +165,8 @@ ExitCode eval(const EvalCommand& command) {
   }
 
   fmt::print("model        {} (step {})\n", command.model, trained.step);
-  fmt::print("context      {}\n", context);
+  fmt::print("context      {}{}\n", context,
+             by_lanes ? ", documents going on from row to row with their states" : "");
   fmt::print("targets      {}\n", result.targets);
   fmt::print("loss         {:.5f} nats per token\n", result.loss);
   fmt::print("perplexity   {:.4f}\n", std::exp(result.loss));

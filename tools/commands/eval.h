@@ -23,7 +23,9 @@ struct EvalCommand {
 };
 
 // Token-weighted loss, perplexity and bits per byte, in all and by position in the document
-// (buckets 0, 1, 2–3, 4–7, …). Documents longer than the context are cut; pieces start anew.
+// (buckets 0, 1, 2–3, 4–7, …). Documents longer than the context are cut; pieces start anew, but for
+// runs with data.long_documents = "continue_state": there they go on with their states, as in the
+// run's validation, unless a context is given.
 ExitCode eval(const EvalCommand& command);
 
 }  // namespace sidewinder

@@ -218,8 +218,7 @@ json print_parts(const ModelCost& cost, const PieceLengths& pieces, int64_t cont
 }
 
 json json_of(const MemoryPlan& plan) {
-  return {{"parameter_bytes", plan.parameter_bytes}, {"gradient_bytes", plan.gradient_bytes},
-          {"moment_bytes", plan.moment_bytes},       {"packed_bytes", plan.packed_bytes},
+  return {{"parameter_bytes", plan.parameter_bytes}, {"moment_bytes", plan.moment_bytes},
           {"step_bytes", plan.step_bytes},           {"peak_bytes", plan.peak_bytes},
           {"resume_bytes", plan.resume_bytes},       {"copy_bytes", plan.copy_bytes}};
 }
@@ -230,11 +229,9 @@ json print_memory(const Recipe& recipe) {
   const std::vector<TableRow> rows = {
       {"memory", "", ""},
       {"  parameters", bytes_cell(plan.parameter_bytes), ""},
-      {"  gradients", bytes_cell(plan.gradient_bytes), ""},
       {"  optimizer", bytes_cell(plan.moment_bytes), "two moments"},
-      {"  packed weights", bytes_cell(plan.packed_bytes), "as products read them; rotary tables"},
       {"  step", bytes_cell(plan.step_bytes),
-       fmt::format("activations, their gradients, work space; recompute {}",
+       fmt::format("activations, gradients, packed weights, work space; recompute {}",
                    recipe.train.recompute == RecomputeKind::block ? "on" : "off")},
       {"  copy to save from", bytes_cell(plan.copy_bytes),
        plan.copy_bytes > 0 ? "checkpoint.asynchronous"

@@ -250,7 +250,7 @@ void add_bias(const TileKeys& visible, KeyRange block, const float* slopes, floa
   for (int n = 0; n < kVectors; ++n) {
     const int64_t lane = (v + n) * kLanes;
     const F32 slope = load(slopes + lane);
-    const I32 query = load_lanes(visible.last + lane);
+    const I32 query = load_lanes(visible.query + lane);
     for (int64_t i = 0; i < count; ++i) {
       float* const score = scores + (i * kVectors + n) * kLanes;
       const auto key = static_cast<int32_t>(begin + i);

@@ -40,7 +40,8 @@ inline constexpr int64_t kMaxTileVectors = 8;
 struct TileKeys {
   int64_t vectors;  // in use; lanes past the last query see every key and hold zeros
   alignas(64) int32_t first[kMaxTileLanes];  // first ≤ key ≤ last, unless there are bits
-  alignas(64) int32_t last[kMaxTileLanes];   // the query itself
+  alignas(64) int32_t last[kMaxTileLanes];
+  alignas(64) int32_t query[kMaxTileLanes];  // its position, for biases
   KeyRange any[kMaxTileVectors];             // per vector: contains the keys that some lane sees
   KeyRange all[kMaxTileVectors];             // keys that every lane sees
   // [key − block.begin][vectors], a bit per lane: which see a key outside of `all`. Null: the range

@@ -1,6 +1,6 @@
 #include "kernels/cpu/isa/cross_entropy.h"
 
-#include "kernels/cpu/isa/simd.h"
+#include "kernels/cpu/isa/pack.h"
 
 namespace sidewinder::SIDEWINDER_ISA {
 namespace {
@@ -23,72 +23,104 @@ F32 tanh(F32 u) {
   return select(size < 0.625F, near, result);
 }
 
-F32 cap(F32 logits, float soft_cap) { return soft_cap * tanh(logits * (1.0F / soft_cap)); }
+F32 cap(F32 raw, float soft_cap) { return soft_cap * tanh(raw * (1.0F / soft_cap)); }
 
-SoftmaxStatistics statistics(float* logits, int64_t count, float soft_cap) {
-  const int64_t whole = count / kLanes * kLanes;
-  const int left = static_cast<int>(count - whole);
+float largest(const float* raw, int64_t count, float soft_cap) {
   F32 top = broadcast(kLowest);
-  if (soft_cap > 0) {
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      const F32 capped = cap(load(logits + i), soft_cap);
-      store(logits + i, capped);
-      top = max(capped, top);
-    }
-    if (left > 0) {
-      store_partial(logits + whole, cap(load_partial(logits + whole, left), soft_cap), left);
-    }
-  } else {
-    for (int64_t i = 0; i < whole; i += kLanes) top = max(load(logits + i), top);
-  }
-  float largest = max_lanes(top);
-  for (int64_t i = whole; i < count; ++i) largest = logits[i] > largest ? logits[i] : largest;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) top = max(load(raw + i), top);
+  float result = max_lanes(top);
+  for (; i < count; ++i) result = raw[i] > result ? raw[i] : result;
+  return soft_cap > 0 ? cap(broadcast(result), soft_cap)[0] : result;
+}
 
+// Below this, exp is 0. Far below it, exp would be too far from its own range to be told.
+constexpr float kNothing = -200.0F;
+
+template <bool kCapped, bool kStored, typename T>
+SoftmaxStatistics weigh_as(T* weights, const float* raw, int64_t count, float reference,
+                           float soft_cap) {
+  const float inverse_cap = kCapped ? 1.0F / soft_cap : 0.0F;
+  F32 top = broadcast(kLowest);
   F32 sums[4] = {};
+  const auto logits_of = [&](F32 value) { return kCapped ? cap(value, soft_cap) : value; };
+  const auto weight_of = [&](F32 logit, F32 power) {
+    const F32 weight = kWeightScale * power;
+    const F32 share = logit * inverse_cap;
+    return kCapped ? weight * (1.0F - share * share) : weight;
+  };
   int64_t i = 0;
   for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
-    for (int j = 0; j < 4; ++j) sums[j] += exp(load(logits + i + j * kLanes) - largest);
+    Pack<4> logits;
+    for (int j = 0; j < 4; ++j) logits.at[j] = logits_of(load(raw + i + j * kLanes));
+    const Pack<4> powers =
+        exp(map([&](F32 v) { return max(broadcast(kNothing), subtract(v, broadcast(reference))); },
+                logits));
+    for (int j = 0; j < 4; ++j) {
+      top = max(logits.at[j], top);
+      sums[j] += powers.at[j];
+      if (kStored) store(weights + i + j * kLanes, weight_of(logits.at[j], powers.at[j]));
+    }
   }
-  for (; i < whole; i += kLanes) sums[0] += exp(load(logits + i) - largest);
-  if (left > 0) {
-    float tail[kLanes];
-    for (int j = 0; j < kLanes; ++j) tail[j] = j < left ? logits[whole + j] - largest : kLowest;
-    sums[1] += exp(load(tail));
+  float largest = max_lanes(top);
+  for (; i < count; i += kLanes) {
+    const int left = count - i < kLanes ? static_cast<int>(count - i) : kLanes;
+    const F32 logits = logits_of(load_partial(raw + i, left));
+    const F32 powers =
+        exp(Pack<1>{max(broadcast(kNothing), subtract(logits, broadcast(reference)))}).at[0];
+    float counted[kLanes];
+    store(counted, powers);
+    for (int j = 0; j < kLanes; ++j) {
+      if (j >= left) counted[j] = 0;
+      if (j < left && logits[j] > largest) largest = logits[j];
+    }
+    sums[0] += load(counted);
+    if (kStored) store_partial(weights + i, weight_of(logits, powers), left);
   }
   return {largest, sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]))};
 }
 
-template <bool kCapped, typename T>
-void gradient_of(T* g, const float* logits, int64_t count, float top, float factor,
-                 float soft_cap) {
-  const F32 inverse_cap = broadcast(kCapped ? 1.0F / soft_cap : 0.0F);
-  const auto gradient = [&](F32 logit) {
-    F32 value = factor * exp(logit - top);
-    if constexpr (kCapped) {
-      const F32 share = logit * inverse_cap;
-      value *= 1.0F - share * share;
-    }
-    return value;
-  };
-  const int64_t whole = count / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) store(g + i, gradient(load(logits + i)));
-  if (const int left = static_cast<int>(count - whole); left > 0) {
-    store_partial(g + whole, gradient(load_partial(logits + whole, left)), left);
+template <typename T>
+SoftmaxStatistics weigh(T* weights, const float* raw, int64_t count, float reference,
+                        float soft_cap) {
+  if (soft_cap > 0) {
+    return weights == nullptr ? weigh_as<true, false>(weights, raw, count, reference, soft_cap)
+                              : weigh_as<true, true>(weights, raw, count, reference, soft_cap);
+  }
+  return weights == nullptr ? weigh_as<false, false>(weights, raw, count, reference, soft_cap)
+                            : weigh_as<false, true>(weights, raw, count, reference, soft_cap);
+}
+
+template <typename Y, typename X>
+void scale_as(Y* y, const X* x, int64_t count, float factor) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(y + i, load(x + i) * factor);
+  if (i == count) return;
+  const int left = static_cast<int>(count - i);
+  store_partial(y + i, load_partial(x + i, left) * factor, left);
+}
+
+template <typename Y>
+void scale_to(Y* y, const void* x, GemmElement x_element, int64_t count, float factor) {
+  if (x_element == GemmElement::f32) {
+    scale_as(y, static_cast<const float*>(x), count, factor);
+  } else {
+    scale_as(y, static_cast<const uint16_t*>(x), count, factor);
   }
 }
 
-template <typename T>
-void gradient(T* g, const float* logits, int64_t count, float top, float factor, float soft_cap) {
-  if (soft_cap > 0) {
-    gradient_of<true>(g, logits, count, top, factor, soft_cap);
+void scale(void* y, GemmElement y_element, const void* x, GemmElement x_element, int64_t count,
+           float factor) {
+  if (y_element == GemmElement::f32) {
+    scale_to(static_cast<float*>(y), x, x_element, count, factor);
   } else {
-    gradient_of<false>(g, logits, count, top, factor, soft_cap);
+    scale_to(static_cast<uint16_t*>(y), x, x_element, count, factor);
   }
 }
 
 }  // namespace
 
-extern const CrossEntropyKernels cross_entropy_kernels = {statistics, gradient<float>,
-                                                          gradient<uint16_t>};
+extern const CrossEntropyKernels cross_entropy_kernels = {largest, weigh<float>, weigh<uint16_t>,
+                                                          scale};
 
 }  // namespace sidewinder::SIDEWINDER_ISA

@@ -1,24 +1,32 @@
 #pragma once
-// One row of logits of the fused output layer and loss: statistics, then the gradient in place.
+// Rows of the fused output layer and loss.
 
 #include <cstdint>
 
+#include "kernels/cpu/isa/gemm.h"
+
 namespace sidewinder {
+
+// Leaves room above weights, whose reference may be far below the largest logit.
+inline constexpr float kWeightScale = 0x1p-43F;
 
 struct SoftmaxStatistics {
   float top;  // the largest logit
-  float sum;  // Σ exp(logit − top)
+  float sum;  // Σ exp(logit − reference)
 };
 
+// logit = soft_cap · tanh(raw / soft_cap), or raw where soft_cap is 0.
 struct CrossEntropyKernels {
-  // Applies the soft cap in place where it is not 0.
-  SoftmaxStatistics (*statistics)(float* logits, int64_t count, float soft_cap);
-  // g = factor · exp(logit − top) · (1 − (logit/soft_cap)²), the last part where there is a cap. g
-  // may begin where the logits do.
-  void (*gradient_f32)(float* g, const float* logits, int64_t count, float top, float factor,
-                       float soft_cap);
-  void (*gradient_bf16)(uint16_t* g, const float* logits, int64_t count, float top, float factor,
-                        float soft_cap);
+  float (*largest)(const float* raw, int64_t count, float soft_cap);
+  // weights = kWeightScale · exp(logit − reference) · (1 − (logit/soft_cap)²), the last part where
+  // there is a cap; no weights where the pointer is null.
+  SoftmaxStatistics (*weigh_f32)(float* weights, const float* raw, int64_t count, float reference,
+                                 float soft_cap);
+  SoftmaxStatistics (*weigh_bf16)(uint16_t* weights, const float* raw, int64_t count,
+                                  float reference, float soft_cap);
+  // y = factor · x
+  void (*scale)(void* y, GemmElement y_element, const void* x, GemmElement x_element, int64_t count,
+                float factor);
 };
 
 }  // namespace sidewinder

@@ -36,6 +36,7 @@ void backward(const RmsNormBackwardRows& a) {
     const X* x = static_cast<const X*>(a.x) + row * a.x_stride + offset;
     const DY* dy = static_cast<const DY*>(a.dy) + row * a.dy_stride + offset;
     DX* dx = static_cast<DX*>(a.dx) + row * a.dx_stride + offset;
+    DY* y = a.y == nullptr ? nullptr : static_cast<DY*>(a.y) + row * a.y_stride + offset;
     const float rstd = a.rstd[group];
     const float sum = sum_over(a.width, [&](int64_t i, int count) {
       return load_count(dy + i, count) * load_count(a.weight + i, count) * load_count(x + i, count);
@@ -44,10 +45,12 @@ void backward(const RmsNormBackwardRows& a) {
     for_each_vector(a.width, [&](int64_t i, int count) {
       const F32 gradient = load_count(dy + i, count);
       const F32 normal = load_count(x + i, count) * rstd;
-      F32 result = (gradient * load_count(a.weight + i, count) - normal * mean) * rstd;
+      const F32 weight = load_count(a.weight + i, count);
+      F32 result = (gradient * weight - normal * mean) * rstd;
       if (a.accumulate) result += load_count(dx + i, count);
       store_count(dx + i, result, count);
       store_count(a.dweight + i, load_count(a.dweight + i, count) + gradient * normal, count);
+      if (y != nullptr) store_count(y + i, normal * weight, count);
     });
   }
 }

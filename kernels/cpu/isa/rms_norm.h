@@ -22,11 +22,12 @@ struct RmsNormRows {
 struct RmsNormBackwardRows {
   void* dx;
   float* dweight;  // [width], added to
+  void* y;         // like dy in type; may be dy; null: not wanted
   const void* dy;
   const void* x;
   const float* weight;
   const float* rstd;
-  int64_t rows, groups, width, dx_stride, dy_stride, x_stride;
+  int64_t rows, groups, width, dx_stride, y_stride, dy_stride, x_stride;
   bool dx_bf16, dy_bf16, x_bf16;
   bool accumulate;  // dx +=
 };

@@ -35,14 +35,15 @@ void forward(const SwigluRows& a) {
   if constexpr (kStreams) stream_fence();
 }
 
-template <typename T, bool kStreams>
+template <typename T, bool kWithForward, bool kStreams>
 void backward(const SwigluBackwardRows& a) {
   struct Result {
-    F32 dgate, dup;
+    F32 dgate, dup, y;
   };
   for (int64_t row = 0; row < a.rows; ++row) {
     T* dgate = static_cast<T*>(a.dgate_up) + row * a.dgate_up_stride;
     T* dup = dgate + a.width;
+    T* y = static_cast<T*>(a.y) + (kWithForward ? row * a.y_stride : 0);
     const T* dy = static_cast<const T*>(a.dy) + row * a.dy_stride;
     const T* gate = static_cast<const T*>(a.gate_up) + row * a.gate_up_stride;
     const T* up = gate + a.width;
@@ -52,10 +53,12 @@ void backward(const SwigluBackwardRows& a) {
       prefetch(dy + i, a.dy_stride);
       const F32 g = load_count(gate + i, count);
       const F32 gradient = load_count(dy + i, count);
+      const F32 u = load_count(up + i, count);
       const F32 s = sigmoid_for<T>(g);
       const F32 derivative = s * (1.0F + g * (1.0F - s));
-      return Result{gradient * load_count(up + i, count) * derivative, gradient * (g * s)};
+      return Result{gradient * u * derivative, gradient * (g * s), g * s * u};
     };
+    // All is read before anything is stored: results may lie where operands do.
     for_each_pair(
         a.width,
         [&](int64_t i) {
@@ -63,11 +66,13 @@ void backward(const SwigluBackwardRows& a) {
           const Result high = result(i + kLanes, kLanes);
           store_pair<kStreams>(dgate + i, low.dgate, high.dgate);
           store_pair<kStreams>(dup + i, low.dup, high.dup);
+          if constexpr (kWithForward) store_pair<false>(y + i, low.y, high.y);
         },
         [&](int64_t i, int count) {
           const Result tail = result(i, count);
           store_count(dgate + i, tail.dgate, count);
           store_count(dup + i, tail.dup, count);
+          if constexpr (kWithForward) store_count(y + i, tail.y, count);
         });
   }
   if constexpr (kStreams) stream_fence();
@@ -81,10 +86,12 @@ void forward_any(const SwigluRows& a) {
   }
 }
 void backward_any(const SwigluBackwardRows& a) {
-  if (a.bf16) {
-    (a.streams ? backward<uint16_t, true> : backward<uint16_t, false>)(a);
+  if (a.y != nullptr) {
+    (a.bf16 ? backward<uint16_t, true, false> : backward<float, true, false>)(a);
+  } else if (a.streams) {
+    (a.bf16 ? backward<uint16_t, false, true> : backward<float, false, true>)(a);
   } else {
-    (a.streams ? backward<float, true> : backward<float, false>)(a);
+    (a.bf16 ? backward<uint16_t, false, false> : backward<float, false, false>)(a);
   }
 }
 

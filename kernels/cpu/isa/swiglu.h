@@ -13,16 +13,17 @@ struct SwigluRows {
   const void* gate_up;  // rows of 2 · width
   int64_t rows, width, y_stride, gate_up_stride;
   bool bf16;
-  bool streams;  // the result is too large to be found in the caches again
+  bool streams;  // the result is too large to be found in the caches again, and not in place
 };
 
 struct SwigluBackwardRows {
-  void* dgate_up;
+  void* dgate_up;  // may be gate_up
+  void* y;         // may be dy; null: not wanted
   const void* dy;
   const void* gate_up;
-  int64_t rows, width, dgate_up_stride, dy_stride, gate_up_stride;
+  int64_t rows, width, dgate_up_stride, y_stride, dy_stride, gate_up_stride;
   bool bf16;
-  bool streams;  // the result is too large to be found in the caches again
+  bool streams;  // the result is too large to be found in the caches again, and not in place
 };
 
 struct SwigluLoops {
