@@ -46,6 +46,13 @@ int64_t tokens_per_chunk(int64_t tokens, int64_t word_bytes) {
   return round_up(divide_up(tokens, chunks), kBlockRows);
 }
 
+// Rows an odd number of cache lines apart: columns of a vocabulary that is a power of two would
+// share a few sets of the caches.
+Tensor rows_apart(int64_t rows, int64_t columns, Dtype dtype) {
+  const int64_t line = 64 / static_cast<int64_t>(size_of(dtype));
+  return Tensor::empty({rows, (divide_up(columns, line) | 1) * line}, dtype).columns(0, columns);
+}
+
 // The losses of a chunk of tokens. What is kept of logits are weights w ∝ exp(logit − reference)
 // (· the slope of the soft cap), where the reference is the largest logit of the first words: with
 // s ∝ factor / Σ exp(logit − reference), the gradient of a logit is s · w, for the target
@@ -64,7 +71,7 @@ class Chunk {
         totals_(static_cast<size_t>(most_tokens)) {
     if (!args.dx.defined()) return;
     const Dtype compute = args.weight_forward.compute;
-    weights_ = Tensor::empty({most_tokens, vocabulary_}, compute);
+    weights_ = rows_apart(most_tokens, vocabulary_, compute);
     sums_ = Tensor::empty({most_tokens, args.x.width()}, Dtype::f32);
     if (args.dweight.defined()) scaled_ = Tensor::empty({most_tokens, args.x.width()}, compute);
   }

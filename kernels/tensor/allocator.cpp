@@ -112,10 +112,16 @@ class Arena final : public Allocator {
   // Makes a free block of at least `size` bytes at the end of what is used of the region.
   void grow(size_t size) {
     if (!extend(size)) {
-      const size_t reserved = round_up(std::max(size, bytes_of_machine()), kHugePage) + kHugePage;
+      // A limit on addresses (ulimit -v) may leave less than the machine has.
+      const size_t least = round_up(size, kHugePage) + kHugePage;
+      size_t reserved = std::max(least, round_up(bytes_of_machine(), kHugePage));
       // What cannot be read takes nothing; what is used of it claims memory, but for a dry run.
       const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (of_addresses_ ? MAP_NORESERVE : 0);
       void* raw = mmap(nullptr, reserved, PROT_NONE, flags, -1, 0);
+      while (raw == MAP_FAILED && reserved > least) {
+        reserved = std::max(least, reserved / 2);
+        raw = mmap(nullptr, reserved, PROT_NONE, flags, -1, 0);
+      }
       if (raw == MAP_FAILED) fail_to_grow(size);
       mappings_.emplace_back(raw, reserved);
       region_ = round_up(reinterpret_cast<uintptr_t>(raw), kHugePage);

@@ -168,7 +168,8 @@ Tensor Attention::beside(const Tensor& near, const Tensor& far) {
   const int64_t width = near.size(2);
   Tensor both = Tensor::empty({near.size(0), near.size(1), 2 * width}, near.dtype());
   const Tensor rows = both.reshape({heads, 2 * width});
-  rows.columns(0, width).copy_from(near.reshape({heads, width}));
+  const Tensor whole = near.contiguous() ? near : near.clone();  // heads of a wider product
+  rows.columns(0, width).copy_from(whole.reshape({heads, width}));
   rows.columns(width, 2 * width).copy_from(far.reshape({heads, width}));
   return both;
 }

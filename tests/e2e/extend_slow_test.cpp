@@ -2,6 +2,9 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <cstdio>
+#include <map>
+
 #include "tests/support/program.h"
 #include "tests/support/shared_data.h"
 #include "tests/support/temporary_folder.h"
@@ -48,6 +51,35 @@ TEST(ExtendRealModel, YarnLowersTheLossBeyondTheOldContext) {
     // What lies beyond the old context is now read as well as what lies within.
     EXPECT_LT(after, near_after) << context;
   }
+  // Scaled but not yet trained it is worse within, though readable beyond.
+  EXPECT_LT(find("untrained", 0, 512)["loss"], 1.35 * near_before);
+  EXPECT_LT(find("untrained", 0, 2048)["far_loss"], 1.35 * near_before);
+
+  // By position in documents of up to 8,192 tokens. Unscaled, the model loses the text beyond its
+  // context; extended, it gets no worse up to four times that, and does beyond.
+  const auto by_position = [&](const std::string& run) {
+    good({"eval", run, "--data", "corpus/stories-tokens/validation", "--context", "8192",
+          "--max-tokens", "80000", "--json", "eval.json"});
+    std::map<int64_t, double> losses;
+    for (const auto& bucket :
+         nlohmann::json::parse(testing::read_file(folder / "eval.json"))["by_position"]) {
+      losses[bucket["first"]] = bucket["loss"];
+    }
+    return losses;
+  };
+  std::map<int64_t, double> unscaled = by_position("runs/stories260k");
+  std::map<int64_t, double> extended = by_position("run");
+  for (const int64_t first : {256, 512, 1024, 2048, 4096}) {
+    std::printf("from position %4ld: unscaled %.3f, extended %.3f nats per token\n",
+                static_cast<long>(first), unscaled[first], extended[first]);
+  }
+  EXPECT_GT(unscaled[1024], unscaled[256] + 0.2);
+  EXPECT_GT(unscaled[2048], unscaled[256] + 2);
+  EXPECT_GT(unscaled[4096], unscaled[2048]);
+  EXPECT_LT(extended[512], extended[256] + 0.05);
+  EXPECT_LT(extended[1024], extended[256] + 0.05);
+  EXPECT_GT(extended[2048], extended[1024] + 0.05);
+  EXPECT_GT(extended[4096], extended[2048] + 0.2);
 }
 
 }  // namespace
