@@ -24,8 +24,15 @@ constexpr int64_t kFewestColumns = 1024;
 constexpr int64_t kFewestPanels = 4;
 // Columns of B that stay in the cache that cores share while all rows pass by.
 constexpr int64_t kSharedCacheBytes = int64_t{4} << 20;
-// Steps of both operands of a transposed product that an item packs.
+// Steps of the shared operand of a transposed product that an item packs.
 constexpr int64_t kPackSteps = 64;
+// A chunk of a transposed product is cut into at least about this many items.
+constexpr int64_t kItemsPerChunk = 16;
+// The panels that an item packs stay in the second-level cache.
+constexpr int64_t kMostPanelsOfA = 6;
+constexpr int64_t kMostPanelsOfB = 2;
+constexpr int64_t kVeryNarrowPanels = 4;
+constexpr int64_t kLineBytes = 64;
 // Keeps panels apart that would otherwise start a power of two apart and compete for cache sets.
 constexpr int64_t kPanelPadding = 64;
 
@@ -83,10 +90,23 @@ void add_extras(GemmOutput& output, const LinearProduct& product, const LinearIt
   }
 }
 
+// Some rows of x and elements [first, first + count) of the contraction, as memory to ask for.
+GemmAhead rows_ahead(const Matrix& x, int64_t first_row, int64_t rows, int64_t first,
+                     int64_t count) {
+  if (rows <= 0) return {};
+  const int64_t size = x.element == GemmElement::f32 ? 4 : 2;
+  const char* data = static_cast<const char*>(x.at(first_row, first));
+  // Rows without gaps are one row of lines.
+  if (count == x.row_stride) return {data, kLineBytes, rows * count * size / kLineBytes, 1};
+  return {data, x.row_stride * size, rows, count * size};
+}
+
 // The contraction is taken in blocks whose panels of A fit the second-level cache. Sums over
-// earlier blocks are kept in f32: in y itself or, where that is bf16, beside the panels.
+// earlier blocks are kept in f32: in y itself or, where that is bf16, beside the panels. The rows
+// [next_row, next_row + next_rows) are asked for on the way.
 void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
-                     const WeightPart& part, const LinearItem& item) {
+                     const WeightPart& part, const LinearItem& item, int64_t next_row,
+                     int64_t next_rows) {
   const GemmWord word = word_of(kernels, product.weight.compute);
   const int64_t steps = gemm_steps(part.in, word);
   const int64_t first_step = part.first_in / elements_per_step(word);
@@ -115,6 +135,7 @@ void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
                   .source = product.x.at(item.first_row, k),
                   .row_stride = product.x.row_stride,
                   .extent = item.rows,
+                  .readable_extent = item.rows,
                   .contraction = std::min(num_steps * elements_per_step(word), part.in - k),
                   .contracts_rows = false,
                   .element = product.x.element,
@@ -130,6 +151,12 @@ void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
     } else {
       add_previous(output, sums, sum_stride, GemmElement::f32);
     }
+    const int64_t next_k = k + num_steps * elements_per_step(word);
+    const int64_t next_count = std::min(block_steps * elements_per_step(word), part.in - next_k);
+    const GemmAhead ahead =
+        next_count > 0 ? rows_ahead(product.x, item.first_row, item.rows, next_k, next_count)
+                       : rows_ahead(product.x, next_row, next_rows, 0,
+                                    std::min(block_steps * elements_per_step(word), part.in));
     kernels.multiply({.a = a,
                       .a_panel_stride = a_panel_stride,
                       .b = b,
@@ -139,9 +166,66 @@ void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
                       .rows = item.rows,
                       .columns = item.columns,
                       .word = word,
-                      .output = output});
+                      .output = output,
+                      .ahead = ahead});
   }
 }
+
+// One operand of a product that contracts over the rows of both, in panels of its columns.
+class TransposedOperand {
+ public:
+  struct Range {
+    int64_t begin, end;
+  };
+
+  TransposedOperand(const Matrix& source, int panel_width, bool halves_last, int64_t most_steps)
+      : source_(source),
+        width_(panel_width),
+        halves_last_(halves_last),
+        panel_stride_(round_up(most_steps * panel_width, kPanelPadding) + kPanelPadding) {}
+
+  int64_t elements() const { return source_.columns; }
+  int64_t panels() const { return divide_up(source_.columns, width_); }
+  int64_t panel_stride() const { return panel_stride_; }
+  int64_t first_element(int64_t panel) const { return std::min(panel * width_, source_.columns); }
+
+  // Fills steps from `first_step` on of some panels, the first of which is at `words`, with the
+  // source's rows of these tokens.
+  void pack(const GemmKernels& kernels, GemmWord word, Range panels, Range tokens, uint32_t* words,
+            int64_t first_step) const {
+    const int64_t first = first_element(panels.begin);
+    kernels.pack({.panels = words,
+                  .panel_stride = panel_stride_,
+                  .first_step = first_step,
+                  .width = width_,
+                  .halves_last = halves_last_,
+                  .source = source_.at(tokens.begin, first),
+                  .row_stride = source_.row_stride,
+                  .extent = first_element(panels.end) - first,
+                  .readable_extent = source_.columns - first,
+                  .contraction = tokens.end - tokens.begin,
+                  .contracts_rows = true,
+                  .element = source_.element,
+                  .word = word});
+  }
+
+  // Where pack() will read.
+  GemmAhead source_of(Range panels, Range tokens) const {
+    const int64_t first = first_element(panels.begin);
+    if (first == source_.columns) return {};
+    const int64_t size = source_.element == GemmElement::f32 ? 4 : 2;
+    return {.data = source_.at(tokens.begin, first),
+            .stride = source_.row_stride * size,
+            .rows = tokens.end - tokens.begin,
+            .bytes = (first_element(panels.end) - first) * size};
+  }
+
+ private:
+  Matrix source_;
+  int width_;
+  bool halves_last_;
+  int64_t panel_stride_;  // in words
+};
 
 void check_packing(const GemmKernels& kernels, const PackedWeight& weight) {
   // Fails where the weight was packed at another instruction-set level.
@@ -175,6 +259,7 @@ void pack_panels(PackedWeight& packed, const Matrix& weight, WeightUse use) {
                   .source = forward ? weight.at(first, 0) : weight.at(0, first),
                   .row_stride = weight.row_stride,
                   .extent = last - first,
+                  .readable_extent = packed.out - first,
                   .contraction = packed.in,
                   .contracts_rows = !forward,
                   .element = weight.element,
@@ -198,13 +283,17 @@ void multiply(const LinearProduct& product) {
                               kFewestPanels * kernels.tile_columns, most, kernels.tile_columns)
           : columns_per_piece(columns, divide_up(kTargetItems, row_blocks), kFewestColumns, most,
                               kernels.tile_columns);
+  const int num_threads = ThreadPool::global().num_threads();
   parallel_for(row_blocks * divide_up(columns, width), [&](int64_t i) {
     LinearItem item{};
     item.first_row = i % row_blocks * kernels.block_rows;
     item.rows = std::min<int64_t>(kernels.block_rows, rows - item.first_row);
     item.first_column = i / row_blocks * width;
     item.columns = std::min(width, columns - item.first_column);
-    run_linear_item(kernels, product, {0, product.weight.in, 0, columns}, item);
+    // Items are handed out in order, so the next one of this thread is likely so many further.
+    const int64_t next_row = item.first_row + num_threads * kernels.block_rows;
+    run_linear_item(kernels, product, {0, product.weight.in, 0, columns}, item, next_row,
+                    std::min<int64_t>(kernels.block_rows, rows - next_row));
   });
 }
 
@@ -214,7 +303,7 @@ void multiply_in_item(const LinearProduct& product, const WeightPart& part) {
   SIDEWINDER_ASSERT(part.first_in % 2 == 0 && part.first_out % kernels.tile_columns == 0);
   for (int64_t row = 0; row < product.x.rows; row += kernels.block_rows) {
     const int64_t rows = std::min<int64_t>(kernels.block_rows, product.x.rows - row);
-    run_linear_item(kernels, product, part, {row, rows, 0, part.out});
+    run_linear_item(kernels, product, part, {row, rows, 0, part.out}, 0, 0);
   }
 }
 
@@ -242,70 +331,65 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
   const GemmKernels& kernels = gemm_kernels_for_isa();
   const GemmWord word = word_of(kernels, compute);
   const int64_t tokens = x.rows;
-  const int64_t rows = dweight.rows;
-  const int64_t columns = dweight.columns;
-  if (rows == 0 || columns == 0 || tokens == 0) return;
-  // Tokens are taken in chunks of equal length: both operands of a chunk are packed once, then
-  // multiplied. The sum over the tokens of a chunk is added to dweight as a whole.
+  if (dweight.rows == 0 || dweight.columns == 0 || tokens == 0) return;
+  // Tokens are taken in chunks of equal length, whose panels fit the second-level cache. The sum
+  // over the tokens of a chunk is added to dweight as a whole.
   const int64_t chunks = divide_up(gemm_steps(tokens, word), kernels.block_steps);
   const int64_t chunk_steps = divide_up(gemm_steps(tokens, word), chunks);
   const int64_t chunk_tokens = chunk_steps * elements_per_step(word);
-  const int64_t a_panel_stride =
-      round_up(chunk_steps * kernels.tile_rows, kPanelPadding) + kPanelPadding;
-  const int64_t b_panel_stride = chunk_steps * kernels.tile_columns + kPanelPadding;
-  const Tensor a = Tensor::empty({divide_up(rows, kernels.tile_rows), a_panel_stride}, Dtype::f32);
-  const Tensor b =
-      Tensor::empty({divide_up(columns, kernels.tile_columns), b_panel_stride}, Dtype::f32);
-  const int64_t row_blocks = divide_up(rows, kernels.block_rows);
-  const int64_t width = columns_per_piece(columns, divide_up(kTargetItems, row_blocks),
-                                          2 * kFewestPanels * kernels.tile_columns, kFewestColumns,
-                                          kernels.tile_columns);
-  const auto pack = [&](const Matrix& source, const Tensor& panels, bool is_b, int64_t step) {
-    kernels.pack({.panels = static_cast<uint32_t*>(panels.raw()),
-                  .panel_stride = panels.size(1),
-                  .first_step = step,
-                  .width = is_b ? kernels.tile_columns : kernels.tile_rows,
-                  .halves_last = is_b,
-                  .source = source.data,
-                  .row_stride = source.row_stride,
-                  .extent = source.columns,
-                  .contraction = source.rows,
-                  .contracts_rows = true,
-                  .element = source.element,
-                  .word = word});
-  };
+  // Every item reads the narrower operand, which is packed once. The wider one is cut into blocks
+  // of columns that items pack for themselves: their panels never leave a core's caches. Where the
+  // narrower one is very narrow, the wider one takes the place of B, whose panels are packed
+  // quicker, and the product is the transpose of dweight.
+  const bool swapped = dweight.rows >= dweight.columns &&
+                       dweight.columns <= kVeryNarrowPanels * kernels.tile_columns;
+  const TransposedOperand a(swapped ? x : dy, kernels.tile_rows, false, chunk_steps);
+  const TransposedOperand b(swapped ? dy : x, kernels.tile_columns, true, chunk_steps);
+  const bool cuts_b = swapped || dweight.columns > dweight.rows;
+  const TransposedOperand& cut = cuts_b ? b : a;
+  const TransposedOperand& shared = cuts_b ? a : b;
+  const int64_t panels_per_item = std::clamp<int64_t>(cut.panels() / kItemsPerChunk, 1,
+                                                      cuts_b ? kMostPanelsOfB : kMostPanelsOfA);
+  const int num_threads = ThreadPool::global().num_threads();
+  const Tensor shared_panels = Tensor::empty({shared.panels(), shared.panel_stride()}, Dtype::f32);
+  auto* const shared_words = static_cast<uint32_t*>(shared_panels.raw());
 
   for (int64_t first_token = 0; first_token < tokens; first_token += chunk_tokens) {
     const int64_t end_token = std::min(tokens, first_token + chunk_tokens);
     const int64_t steps = gemm_steps(end_token - first_token, word);
-    parallel_for(2 * divide_up(steps, kPackSteps), [&](int64_t i) {
-      const int64_t step = i / 2 * kPackSteps;
-      const int64_t begin = first_token + step * elements_per_step(word);
-      const int64_t end = std::min(end_token, begin + kPackSteps * elements_per_step(word));
-      const bool is_b = i % 2 == 1;
-      pack((is_b ? x : dy).slice_rows(begin, end), is_b ? b : a, is_b, step);
+    parallel_ranges(steps, kPackSteps, [&](int64_t begin, int64_t end) {
+      const int64_t first = first_token + begin * elements_per_step(word);
+      const int64_t last = std::min(end_token, first_token + end * elements_per_step(word));
+      shared.pack(kernels, word, {0, shared.panels()}, {first, last}, shared_words, begin);
     });
-    parallel_for(row_blocks * divide_up(columns, width), [&](int64_t i) {
-      const int64_t row = i % row_blocks * kernels.block_rows;
-      const int64_t column = i / row_blocks * width;
+    parallel_ranges(cut.panels(), panels_per_item, [&](int64_t begin, int64_t end) {
+      const int64_t words = panels_per_item * cut.panel_stride();
+      auto* const cut_words =
+          static_cast<uint32_t*>(thread_scratch(static_cast<size_t>(4 * words)));
+      cut.pack(kernels, word, {begin, end}, {first_token, end_token}, cut_words, 0);
+      // Items are handed out in order, so the next one of this thread is likely so many further.
+      const int64_t next = std::min(begin + num_threads * panels_per_item, cut.panels());
+      const int64_t next_end = std::min(next + panels_per_item, cut.panels());
+      const int64_t first = cut.first_element(begin);
+      const int64_t count = cut.first_element(end) - first;
       GemmOutput output{};
-      output.y = dweight.at(row, column);
+      output.y = cuts_b && !swapped ? dweight.at(0, first) : dweight.at(first, 0);
+      output.transposed = swapped;
       output.stride = dweight.row_stride;
       if (accumulate || first_token > 0) {
         add_previous(output, output.y, output.stride, GemmElement::f32);
       }
-      kernels.multiply(
-          {.a = static_cast<const uint32_t*>(a.raw()) + row / kernels.tile_rows * a_panel_stride,
-           .a_panel_stride = a_panel_stride,
-           .b = static_cast<const uint32_t*>(b.raw()) +
-                column / kernels.tile_columns * b_panel_stride,
-           .b_panel_stride = b_panel_stride,
-           .first_step = 0,
-           .steps = steps,
-           .rows = std::min<int64_t>(kernels.block_rows, rows - row),
-           .columns = std::min(width, columns - column),
-           .word = word,
-           .output = output});
+      kernels.multiply({.a = cuts_b ? shared_words : cut_words,
+                        .a_panel_stride = a.panel_stride(),
+                        .b = cuts_b ? cut_words : shared_words,
+                        .b_panel_stride = b.panel_stride(),
+                        .first_step = 0,
+                        .steps = steps,
+                        .rows = cuts_b ? shared.elements() : count,
+                        .columns = cuts_b ? count : shared.elements(),
+                        .word = word,
+                        .output = output,
+                        .ahead = cut.source_of({next, next_end}, {first_token, end_token})});
     });
   }
 }

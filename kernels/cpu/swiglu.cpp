@@ -14,6 +14,9 @@ int64_t rows_per_item(int64_t width) {
   return std::max<int64_t>(1, 65536 / std::max<int64_t>(1, width));
 }
 
+// Results of this size leave the caches before anyone reads them.
+constexpr size_t kBeyondCaches = size_t{32} << 20;
+
 char* row_pointer(const Tensor& tensor, int64_t row) {
   return static_cast<char*>(tensor.raw()) +
          row * tensor.row_stride() * static_cast<int64_t>(size_of(tensor.dtype()));
@@ -33,6 +36,7 @@ void swiglu(Stream, const SwigluArgs& args) {
         .y_stride = args.y.row_stride(),
         .gate_up_stride = args.gate_up.row_stride(),
         .bf16 = args.gate_up.dtype() == Dtype::bf16,
+        .streams = args.y.bytes() > kBeyondCaches,
     });
   });
 }
@@ -53,6 +57,8 @@ void swiglu_backward(Stream, const SwigluBackwardArgs& args) {
         .dy_stride = args.dy.row_stride(),
         .gate_up_stride = args.gate_up.row_stride(),
         .bf16 = args.gate_up.dtype() == Dtype::bf16,
+        .streams = !args.y.defined() && args.dgate_up.raw() != args.gate_up.raw() &&
+                   args.dgate_up.bytes() > kBeyondCaches,
     });
   });
 }

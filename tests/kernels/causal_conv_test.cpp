@@ -246,6 +246,8 @@ TEST(CausalConv, MatchesTheReferenceAtRaggedShapes) {
        .carried = true},
       {.rows = 3, .length = 10, .channels = 40, .starts = {8, 10, 19, 22, 27}, .bias = false},
       {.length = 258, .channels = 16, .width = 8, .starts = {0, 253}},
+      // More channels than a work item takes.
+      {.rows = 2, .length = 11, .channels = 1043, .starts = {0, 5, 11, 18}, .carried = true},
   };
   for_each_isa([&] {
     for (Options shape : shapes) {

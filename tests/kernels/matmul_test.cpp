@@ -176,8 +176,9 @@ TEST(Matmul, WeightGradientIsAsExactAsPlainLoops) {
 
 // More rows and columns than one work item takes, and narrow products of many rows.
 TEST(Matmul, ManyItemsMakeOneProduct) {
-  for (const Case& c : {Case{700, 40, 2100}, Case{90, 70, 1100}, Case{1, 300, 1500},
-                        Case{900, 64, 20}, Case{2100, 9, 33}}) {
+  for (const Case& c :
+       {Case{700, 40, 2100}, Case{90, 70, 1100}, Case{1, 300, 1500}, Case{900, 64, 20},
+        Case{2100, 9, 33}, Case{2300, 131, 300}, Case{2300, 300, 131}, Case{2200, 128, 700}}) {
     for (const Dtype compute : kComputes) {
       SCOPED_TRACE(name_of_case(c, compute, Dtype::bf16, Dtype::bf16));
       // Exact in bf16, so that both types compute the same sums.

@@ -106,6 +106,32 @@ TEST(Swiglu, ReadsViewsOfWideRows) {
       same_bits(ops::swiglu_backward(dy, view), ops::swiglu_backward(dy.clone(), view.clone())));
 }
 
+// Results beyond the caches are stored past them. Rows of this width begin on lines and off them.
+TEST(Swiglu, LargeResultsHaveTheBitsOfSmallOnes) {
+  constexpr int64_t kRepeated = 35;
+  constexpr int64_t kWidth = 8197;
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+    const int64_t rows = kRepeated * (dtype == Dtype::f32 ? 30 : 60);
+    const Tensor few = random_normal({kRepeated, 2 * kWidth}, dtype, 9);
+    const Tensor few_dy = random_normal({kRepeated, kWidth}, dtype, 10);
+    const Tensor gate_up = Tensor::empty({rows, 2 * kWidth}, dtype);
+    const Tensor dy = Tensor::empty({rows, kWidth}, dtype);
+    for (int64_t row = 0; row < rows; row += kRepeated) {
+      gate_up.slice_rows(row, row + kRepeated).copy_from(few);
+      dy.slice_rows(row, row + kRepeated).copy_from(few_dy);
+    }
+    const Tensor y = ops::swiglu(gate_up);
+    const Tensor gradient = ops::swiglu_backward(dy, gate_up);
+    ASSERT_GT(y.bytes(), size_t{32} << 20);
+    const Tensor few_y = ops::swiglu(few);
+    const Tensor few_gradient = ops::swiglu_backward(few_dy, few);
+    for (int64_t row = 0; row < rows; row += kRepeated) {
+      ASSERT_TRUE(same_bits(y.slice_rows(row, row + kRepeated), few_y)) << row;
+      ASSERT_TRUE(same_bits(gradient.slice_rows(row, row + kRepeated), few_gradient)) << row;
+    }
+  }
+}
+
 TEST(Swiglu, BackwardInPlaceLeavesTheResultWhereItsGradientWas) {
   testing::for_each_isa([] {
     for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f64}) {

@@ -1,33 +1,59 @@
-// Tiles of tokens outside, strips inside: a strip walks along the tokens of the tile with the last
-// W − 1 inputs in registers, while the rows of the next tile are asked for.
+// A few tokens at a time, all strips of the group before the next tokens: rows are read and written
+// in their order, and the W − 1 rows before them are still in the first-level cache.
 
 #include "kernels/cpu/isa/causal_conv.h"
 
-#include "kernels/cpu/isa/row_prefetch.h"
 #include "kernels/cpu/isa/strip.h"
 
 namespace sidewinder::SIDEWINDER_ISA {
 namespace {
 
-constexpr int64_t kTileTokens = 128;
 constexpr int kMostStrips = kConvGroup / kLanes;
 
-// Tokens [begin, end) of a tile that belong to one document, which ends at `document_end`. The
+// Tokens [begin, end) of a block that belong to one document, which ends at `document_end`. The
 // document begins at `document`, or before the row (−1) when it continues a carried state.
 struct Piece {
   int64_t begin, end;
   int64_t document, document_end;
+
+  // Whether the W − 1 inputs before token t are rows of x.
+  bool has_rows_before(int64_t t, int width) const {
+    return t - (width - 1) >= (document < 0 ? 0 : document);
+  }
 };
 
 template <typename Do>
-void for_each_piece(const ConvBlock& in, int64_t tile_begin, int64_t tile_end, Do&& piece) {
-  int64_t next = first_reset_from(in.resets, in.num_resets, tile_begin + 1);
-  for (int64_t begin = tile_begin; begin < tile_end; ++next) {
+void for_each_piece(const ConvBlock& in, Do&& piece) {
+  int64_t next = first_reset_from(in.resets, in.num_resets, in.begin + 1);
+  for (int64_t begin = in.begin; begin < in.end; ++next) {
     const int64_t document = next > 0 ? in.resets[next - 1] : -1;
     const int64_t document_end = next < in.num_resets ? in.resets[next] : in.row_length;
-    const int64_t end = document_end < tile_end ? document_end : tile_end;
+    const int64_t end = document_end < in.end ? document_end : in.end;
     piece(Piece{begin, end, document, document_end});
     begin = end;
+  }
+}
+
+// Calls of(strip, count) for the strips of a group, of whole ones with a constant count.
+template <typename Of>
+[[gnu::always_inline]] inline void for_each_strip(int channels, Of&& of) {
+  const int whole = channels / kLanes;
+  for (int s = 0; s < whole; ++s) of(s, std::integral_constant<int, kLanes>{});
+  if (whole * kLanes < channels) of(whole, channels - whole * kLanes);
+}
+
+// Calls of(Pack size, t, whether the rows before t are there) for the tokens of a piece.
+template <int kWidth, typename Of>
+[[gnu::always_inline]] inline void for_each_tokens(const Piece& piece, Of&& of) {
+  for (int64_t t = piece.begin; t < piece.end;) {
+    if (!piece.has_rows_before(t, kWidth)) {
+      of(Pack<1>{}, t++, std::false_type{});
+    } else if (t + kTogether <= piece.end) {
+      of(Pack<kTogether>{}, t, std::true_type{});
+      t += kTogether;
+    } else {
+      of(Pack<1>{}, t++, std::true_type{});
+    }
   }
 }
 
@@ -52,42 +78,57 @@ Weights<kWidth> weights_of(const ConvBlock& in, int strip) {
   return weights;
 }
 
-// The inputs before a piece: of the same document, from the row or the state before it.
-template <typename T, int kWidth>
-void load_past(const ConvBlock& in, const Piece& piece, int strip, F32 (&past)[kWidth - 1]) {
-  const int count = strip_count(in.channels, strip);
-  for (int k = 0; k < kWidth - 1; ++k) {
-    const int64_t t = piece.begin - (kWidth - 1) + k;
-    F32 value = {};
-    if (t >= 0 && t >= piece.document) {
-      value = load_strip(static_cast<const T*>(in.x) + t * in.x_stride + strip * kLanes, count);
-    } else if (t < 0 && piece.document < 0 && in.initial != nullptr) {
-      value = load_strip(in.initial + (t + kWidth - 1) * in.initial_stride + strip * kLanes, count);
-    }
-    past[k] = value;
-  }
-}
+template <int kWidth>
+struct GroupWeights {
+  Weights<kWidth> of[kMostStrips];
 
-// kCount tokens after kWidth − 1 earlier ones.
-template <int kWidth, int kCount>
-struct Window {
-  F32 at[kWidth - 1 + kCount];
-
-  void keep_last(F32 (&past)[kWidth - 1]) const {
-#pragma GCC unroll 8
-    for (int k = 0; k < kWidth - 1; ++k) past[k] = at[kCount + k];
+  explicit GroupWeights(const ConvBlock& in) {
+    for (int s = 0; s < strips_of(in.channels); ++s) of[s] = weights_of<kWidth>(in, s);
   }
 };
 
+// kCount tokens and the kWidth − 1 before them.
 template <int kWidth, int kCount>
-[[gnu::always_inline]] inline Window<kWidth, kCount> window_of(const F32 (&past)[kWidth - 1],
-                                                               const Pack<kCount>& next) {
+struct Window {
+  F32 at[kWidth - 1 + kCount];
+};
+
+// Inputs t − (W − 1) to t + kCount − 1 of a strip. Those before the document are zero or from the
+// carried state.
+template <typename T, int kWidth, bool kRowsBefore, int kCount, typename Count>
+[[gnu::always_inline]] inline Window<kWidth, kCount> inputs_at(const ConvBlock& in,
+                                                               const Piece& piece, int64_t t,
+                                                               int strip, const Pack<kCount>&,
+                                                               Count count) {
   Window<kWidth, kCount> window;
-#pragma GCC unroll 8
-  for (int k = 0; k < kWidth - 1; ++k) window.at[k] = past[k];
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) window.at[kWidth - 1 + i] = next.at[i];
+  const T* x = static_cast<const T*>(in.x) + strip * kLanes;
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth - 1 + kCount; ++i) {
+    const int64_t token = t - (kWidth - 1) + i;
+    if (kRowsBefore || (token >= 0 && token >= piece.document)) {
+      window.at[i] = load_strip(x + token * in.x_stride, count);
+    } else if (token < 0 && piece.document < 0 && in.initial != nullptr) {
+      window.at[i] =
+          load_strip(in.initial + (token + kWidth - 1) * in.initial_stride + strip * kLanes, count);
+    } else {
+      window.at[i] = F32{};
+    }
+  }
   return window;
+}
+
+// Asks for the next rows of a strip, to be read or to be overwritten. Addresses behind the last row
+// do no harm.
+template <bool kToWrite, typename T, int kCount>
+[[gnu::always_inline]] inline void prefetch_rows(const Pack<kCount>&, const T* row,
+                                                 int64_t stride) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+    __builtin_prefetch(
+        reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(row) +
+                                      static_cast<uintptr_t>((kTogether + i) * stride) * sizeof(T)),
+        kToWrite);
+  }
 }
 
 template <int kWidth, int kCount>
@@ -106,199 +147,163 @@ template <int kWidth, int kCount>
   return sum;
 }
 
-// Prefetches rows of the tile at `begin`, if it is in the block.
-template <typename T>
-class TilePrefetch : public RowPrefetch {
- public:
-  TilePrefetch(const ConvBlock& in, int64_t begin)
-      : RowPrefetch(&in, in.channels * int64_t{sizeof(T)}, kLanes * int64_t{sizeof(T)}),
-        begin_(begin),
-        inside_(begin < in.end) {}
-  void add(const void* p, int64_t stride) {
-    if (!inside_) return;
-    RowPrefetch::add(static_cast<const T*>(p) + begin_ * stride, stride * int64_t{sizeof(T)});
+// σ(x), for bf16 results to 1e-4, which their rounding hides.
+template <typename T, int kCount>
+[[gnu::always_inline]] inline Pack<kCount> gate(const Pack<kCount>& x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 2) {
+    const Exp2 power;
+    return map(
+        [&](F32 v) {
+          const F32 sum = 1.0F + power.power(v, broadcast(-kLog2E));
+          return reinterpret_cast<F32>(_mm512_rcp14_ps(reinterpret_cast<__m512>(sum)));
+        },
+        x);
   }
-
- private:
-  int64_t begin_;
-  bool inside_;
-};
-
-// Calls tile(begin, end, strip, weights) for the tiles of a block and their strips.
-template <int kWidth, typename Do>
-void for_each_tile(const ConvBlock& in, Do&& tile) {
-  Weights<kWidth> weights[kMostStrips];
-  const int strips = strips_of(in.channels);
-  for (int s = 0; s < strips; ++s) weights[s] = weights_of<kWidth>(in, s);
-  for (int64_t begin = in.begin; begin < in.end; begin += kTileTokens) {
-    tile(begin, begin + kTileTokens < in.end ? begin + kTileTokens : in.end, weights, strips);
-  }
+#endif
+  return sigmoid(x);
 }
 
 template <typename T, int kWidth>
 void forward_of(const ConvForwardBlock& block) {
   const ConvBlock& in = block.in;
-  for_each_tile<kWidth>(in, [&](int64_t tile_begin, int64_t tile_end,
-                                const Weights<kWidth>* all_weights, int strips) {
-    TilePrefetch<T> prefetch(in, tile_begin + kTileTokens);
-    prefetch.add(in.x, in.x_stride);
-    prefetch.add(block.y, block.y_stride);
-    for (int s = 0; s < strips; ++s) {
-      const Weights<kWidth> weights = all_weights[s];
-      const int count = strip_count(in.channels, s);
-      for_each_piece(in, tile_begin, tile_end, [&](const Piece& piece) {
-        const T* x = static_cast<const T*>(in.x) + piece.begin * in.x_stride + s * kLanes;
-        T* y = static_cast<T*>(block.y) + piece.begin * block.y_stride + s * kLanes;
-        F32 past[kWidth - 1];
-        load_past<T, kWidth>(in, piece, s, past);
-        for_each_pack(static_cast<int>(piece.end - piece.begin), [&](auto pack, int t) {
-          const auto window = window_of<kWidth>(past, load_rows(pack, x, in.x_stride, t, count));
-          const auto before = apply(weights, window);
-          store_rows(y, block.y_stride, t, count,
-                     map([](F32 v, F32 gate) { return v * gate; }, before, sigmoid(before)));
-          window.keep_last(past);
-          prefetch.step(pack);
-        });
+  const GroupWeights<kWidth> weights(in);
+  for_each_piece(in, [&](const Piece& piece) {
+    for_each_tokens<kWidth>(piece, [&](auto pack, int64_t t, auto rows_before) {
+      const T* x = static_cast<const T*>(in.x) + t * in.x_stride;
+      T* y = static_cast<T*>(block.y) + t * block.y_stride;
+      for_each_strip(in.channels, [&](int s, auto count) {
+        const int channel = s * kLanes;
+        prefetch_rows<false>(pack, x + channel, in.x_stride);
+        prefetch_rows<true>(pack, y + channel, block.y_stride);
+        const auto before = apply(weights.of[s], inputs_at<T, kWidth, decltype(rows_before)::value>(
+                                                     in, piece, t, s, pack, count));
+        store_rows(y + channel, block.y_stride, 0, count,
+                   map([](F32 v, F32 gate) { return v * gate; }, before, gate<T>(before)));
       });
-    }
+    });
   });
 }
 
-// One strip of a block. Where token t is done, the gradient of input t − (W − 1) is complete.
+// A block of tokens. Where token t is done, the gradient of input t − (W − 1) is complete.
 template <typename T, int kWidth>
-class BackwardStrip {
+class BackwardBlock {
  public:
-  BackwardStrip(const ConvBackwardBlock& block, const Weights<kWidth>& weights, int strip,
-                F32 (&sums)[kWidth + 1], TilePrefetch<T>& prefetch)
-      : block_(block),
-        in_(block.in),
-        weights_(weights),
-        strip_(strip),
-        count_(strip_count(in_.channels, strip)),
-        sums_(sums),
-        prefetch_(prefetch) {}
+  explicit BackwardBlock(const ConvBackwardBlock& block)
+      : block_(block), in_(block.in), weights_(block.in) {}
 
-  void run(const Piece& piece) {
-    F32 past[kWidth - 1];
-    F32 past_gradients[kWidth - 1] = {};
-    load_past<T, kWidth>(in_, piece, strip_, past);
-    // Rows below count from the piece's first token.
-    const T* x = static_cast<const T*>(in_.x) + piece.begin * in_.x_stride + strip_ * kLanes;
-    const T* dy =
-        static_cast<const T*>(block_.dy) + piece.begin * block_.dy_stride + strip_ * kLanes;
-    F32 dweight[kWidth];
-    F32 dbias = sums_[kWidth];
-#pragma GCC unroll 8
-    for (int k = 0; k < kWidth; ++k) dweight[k] = sums_[k];
-    const auto gradients_of = [&](auto pack, int t, const auto& window) {
-      const auto before = apply(weights_, window);
-      return map([](F32 g, F32 v, F32 s) { return g * silu_slope(v, s); },
-                 load_rows(pack, dy, block_.dy_stride, t, count_), before, sigmoid(before));
-    };
-    const int tokens = static_cast<int>(piece.end - piece.begin);
-    for_each_pack(tokens, [&](auto pack, int t) {
-      const auto window = window_of<kWidth>(past, load_rows(pack, x, in_.x_stride, t, count_));
-      const auto gradients = gradients_of(pack, t, window);
-      int i = 0;
-      for (const F32 gradient : gradients.at) {
-        dbias += gradient;
-#pragma GCC unroll 8
-        for (int k = 0; k < kWidth; ++k) {
-          dweight[k] = multiply_add(window.at[i + k], gradient, dweight[k]);
+  void run() {
+    for_each_piece(in_, [&](const Piece& piece) {
+      for (auto& strip : past_) {
+        for (F32& gradient : strip) gradient = F32{};
+      }
+      for_each_tokens<kWidth>(piece, [&](auto pack, int64_t t, auto rows_before) {
+        advance<decltype(rows_before)::value, true>(piece, pack, t);
+      });
+      // The last inputs of the piece also went into later tokens of the document, whose weight
+      // gradients belong to the next block; past the document's end there is nothing.
+      for (int64_t t = piece.end; t < piece.end + kWidth - 1; ++t) {
+        if (t < piece.document_end) {
+          advance<false, false>(piece, Pack<1>{}, t);
+        } else {
+          for_each_strip(in_.channels,
+                         [&](int s, auto count) { emit(piece, t, s, count, Pack<1>{}); });
         }
-        ++i;
       }
-      emit(piece, t, window_of<kWidth>(past_gradients, gradients), past_gradients);
-      window.keep_last(past);
-      prefetch_.step(pack);
     });
-    // The last inputs of the piece also went into later tokens of the document, whose weight
-    // gradients belong to the next piece; past the document's end there is nothing.
-    for (int t = tokens; t < tokens + kWidth - 1; ++t) {
-      Pack<1> gradient = {};
-      if (piece.begin + t < piece.document_end) {
-        const auto window =
-            window_of<kWidth>(past, load_rows(gradient, x, in_.x_stride, t, count_));
-        gradient = gradients_of(gradient, t, window);
-        window.keep_last(past);
+    for_each_strip(in_.channels, [&](int s, auto count) {
+      for (int k = 0; k <= kWidth; ++k) {
+        store_strip(block_.partial + k * block_.partial_stride + s * kLanes, sums_[s][k], count);
       }
-      emit(piece, t, window_of<kWidth>(past_gradients, gradient), past_gradients);
-    }
-#pragma GCC unroll 8
-    for (int k = 0; k < kWidth; ++k) sums_[k] = dweight[k];
-    sums_[kWidth] = dbias;
+    });
   }
 
  private:
-  // The gradients of the inputs W − 1 before rows t, t + 1, ….
-  template <int kCount>
-  void emit(const Piece& piece, int t, const Window<kWidth, kCount>& gradients,
-            F32 (&past_gradients)[kWidth - 1]) const {
-    gradients.keep_last(past_gradients);
+  // Tokens t, t + 1, … of all strips.
+  template <bool kRowsBefore, bool kSums, int kCount>
+  [[gnu::always_inline]] void advance(const Piece& piece, const Pack<kCount>& pack, int64_t t) {
+    const T* x = static_cast<const T*>(in_.x) + t * in_.x_stride;
+    const T* dy = static_cast<const T*>(block_.dy) + t * block_.dy_stride;
+    const T* dx = static_cast<const T*>(block_.dx) + t * block_.dx_stride;
+    for_each_strip(in_.channels, [&](int s, auto count) {
+      const int channel = s * kLanes;
+      prefetch_rows<false>(pack, x + channel, in_.x_stride);
+      prefetch_rows<false>(pack, dy + channel, block_.dy_stride);
+      prefetch_rows<true>(pack, dx + channel, block_.dx_stride);
+      const auto inputs = inputs_at<T, kWidth, kRowsBefore>(in_, piece, t, s, pack, count);
+      const auto before = apply(weights_.of[s], inputs);
+      const auto gradients =
+          map([](F32 g, F32 v, F32 slope_at) { return g * silu_slope(v, slope_at); },
+              load_rows(pack, dy + channel, block_.dy_stride, 0, count), before, sigmoid(before));
+      if constexpr (kSums) {
+        F32(&sums)[kWidth + 1] = sums_[s];
+#pragma GCC unroll 8
+        for (int i = 0; i < kCount; ++i) {
+#pragma GCC unroll 8
+          for (int k = 0; k < kWidth; ++k) {
+            sums[k] = multiply_add(inputs.at[i + k], gradients.at[i], sums[k]);
+          }
+          sums[kWidth] += gradients.at[i];
+        }
+      }
+      emit(piece, t, s, count, gradients);
+    });
+  }
+
+  // The gradients of the inputs W − 1 before tokens t, t + 1, …, whose own are `next`.
+  template <int kCount, typename Count>
+  [[gnu::always_inline]] void emit(const Piece& piece, int64_t t, int s, Count count,
+                                   const Pack<kCount>& next) {
+    F32 gradients[kWidth - 1 + kCount];
+#pragma GCC unroll 8
+    for (int k = 0; k < kWidth - 1; ++k) gradients[k] = past_[s][k];
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) gradients[kWidth - 1 + i] = next.at[i];
+#pragma GCC unroll 8
+    for (int k = 0; k < kWidth - 1; ++k) past_[s][k] = gradients[kCount + k];
     Pack<kCount> dx = {};
 #pragma GCC unroll 8
     for (int k = 0; k < kWidth; ++k) {
 #pragma GCC unroll 8
       for (int i = 0; i < kCount; ++i) {
-        dx.at[i] = multiply_add(weights_.tap[k], gradients.at[kWidth - 1 - k + i], dx.at[i]);
+        dx.at[i] = multiply_add(weights_.of[s].tap[k], gradients[kWidth - 1 - k + i], dx.at[i]);
       }
     }
-    const int64_t first = piece.begin + t - (kWidth - 1);
+    const int64_t first = t - (kWidth - 1);
     if (first >= piece.begin && first + kCount <= in_.row_length - (kWidth - 1)) {
-      store_rows(static_cast<T*>(block_.dx) + first * block_.dx_stride + strip_ * kLanes,
-                 block_.dx_stride, 0, count_, dx);
+      store_rows(static_cast<T*>(block_.dx) + first * block_.dx_stride + s * kLanes,
+                 block_.dx_stride, 0, count, dx);
       return;
     }
-    for (int i = 0; i < kCount; ++i) emit_row(piece, first + i, dx.at[i]);
+    for (int i = 0; i < kCount; ++i) emit_row(piece, first + i, s, count, dx.at[i]);
   }
 
   // dx of token j; a negative j is an input before a carried row. Inputs kept in the final state
   // have a gradient from there too.
-  void emit_row(const Piece& piece, int64_t j, F32 dx) const {
+  void emit_row(const Piece& piece, int64_t j, int s, int count, F32 dx) const {
     const bool carried = j < 0 && piece.begin == 0 && piece.document < 0;
     if (j < piece.begin && !carried) return;
     const int64_t kept = j - in_.row_length + kWidth - 1;
     if (kept >= 0 && block_.dfinal != nullptr && piece.document_end == in_.row_length) {
-      dx += load_strip(block_.dfinal + kept * in_.initial_stride + strip_ * kLanes, count_);
+      dx += load_strip(block_.dfinal + kept * in_.initial_stride + s * kLanes, count);
     }
     if (j >= 0) {
-      store_strip(static_cast<T*>(block_.dx) + j * block_.dx_stride + strip_ * kLanes, dx, count_);
+      store_strip(static_cast<T*>(block_.dx) + j * block_.dx_stride + s * kLanes, dx, count);
     } else if (block_.dinitial != nullptr) {
-      store_strip(block_.dinitial + (j + kWidth - 1) * in_.initial_stride + strip_ * kLanes, dx,
-                  count_);
+      store_strip(block_.dinitial + (j + kWidth - 1) * in_.initial_stride + s * kLanes, dx, count);
     }
   }
 
   const ConvBackwardBlock& block_;
   const ConvBlock& in_;
-  const Weights<kWidth>& weights_;
-  int strip_;
-  int count_;
-  F32 (&sums_)[kWidth + 1];  // of dweight, then dbias
-  TilePrefetch<T>& prefetch_;
+  GroupWeights<kWidth> weights_;
+  F32 past_[kMostStrips][kWidth - 1] = {};  // gradients of the last outputs
+  F32 sums_[kMostStrips][kWidth + 1] = {};  // of dweight, then dbias
 };
 
 template <typename T, int kWidth>
 void backward_of(const ConvBackwardBlock& block) {
-  const ConvBlock& in = block.in;
-  F32 sums[kMostStrips][kWidth + 1] = {};
-  for_each_tile<kWidth>(
-      in, [&](int64_t tile_begin, int64_t tile_end, const Weights<kWidth>* weights, int strips) {
-        TilePrefetch<T> prefetch(in, tile_begin + kTileTokens);
-        prefetch.add(in.x, in.x_stride);
-        prefetch.add(block.dy, block.dy_stride);
-        prefetch.add(block.dx, block.dx_stride);
-        for (int s = 0; s < strips; ++s) {
-          BackwardStrip<T, kWidth> strip(block, weights[s], s, sums[s], prefetch);
-          for_each_piece(in, tile_begin, tile_end, [&](const Piece& piece) { strip.run(piece); });
-        }
-      });
-  for (int s = 0; s < strips_of(in.channels); ++s) {
-    for (int k = 0; k <= kWidth; ++k) {
-      store_strip(block.partial + k * block.partial_stride + s * kLanes, sums[s][k],
-                  strip_count(in.channels, s));
-    }
-  }
+  BackwardBlock<T, kWidth>(block).run();
 }
 
 template <typename T>

@@ -1,7 +1,6 @@
 #pragma once
 // Inner loops of the causal convolution for one block of tokens of a row and one group of
-// neighbouring channels. Lanes are channels; a strip of them walks along the tokens with the last W
-// inputs in registers.
+// neighbouring channels. Lanes are channels.
 
 #include <cstdint>
 
@@ -11,7 +10,7 @@ namespace sidewinder {
 
 // Activations point at the row's first token and the group's first channel; strides are in
 // elements.
-inline constexpr int kConvGroup = 128;  // the most channels of a group
+inline constexpr int kConvGroup = 512;  // the most channels of a group
 
 struct ConvBlock {
   const void* x;

@@ -47,6 +47,45 @@ inline void for_each_vector(int64_t width, Body&& body) {
   if (i < width) body(i, static_cast<int>(width - i));
 }
 
+// 2 · kLanes elements at once, so that bf16 fills a line too: see stream() in simd.h.
+inline void stream_pair(float* p, F32 low, F32 high) {
+  stream(p, low);
+  stream(p + kLanes, high);
+}
+inline void stream_pair(uint16_t* p, F32 low, F32 high) {
+#if defined(__AVX512BF16__)
+  if (reinterpret_cast<uintptr_t>(p) % 64 == 0) {
+    const __m512bh both =
+        _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low));
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(both));
+    return;
+  }
+#endif
+  store(p, low);
+  store(p + kLanes, high);
+}
+
+// For results that are read much later, or do not fit the caches: stores of pairs of vectors, which
+// leave the caches alone if `kStreams`.
+template <bool kStreams, typename T>
+inline void store_pair(T* p, F32 low, F32 high) {
+  if constexpr (kStreams) {
+    stream_pair(p, low, high);
+  } else {
+    store(p, low);
+    store(p + kLanes, high);
+  }
+}
+
+// Calls pair(i) for every two whole vectors, then rest(i, count) as above.
+template <typename Pair, typename Rest>
+inline void for_each_pair(int64_t width, Pair&& pair, Rest&& rest) {
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= width; i += 2 * kLanes) pair(i);
+  for (; i + kLanes <= width; i += kLanes) rest(i, kLanes);
+  if (i < width) rest(i, static_cast<int>(width - i));
+}
+
 // The sum of term(i, count) over a row, four vectors at a time: an order that depends on `width`
 // alone. Lanes past `count` must be zero, as load_partial makes them.
 template <typename Term>

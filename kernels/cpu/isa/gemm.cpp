@@ -159,6 +159,14 @@ inline void store_first(float* p, F32 words, int count) {
 #endif
 }
 
+inline F32 load_first(const float* p, int count) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<F32>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << count) - 1), p));
+#else
+  return count == kLanes ? load(p) : load_partial(p, count);
+#endif
+}
+
 // kLanes steps of `count` rows, of which only `contraction` elements are left, transposed.
 template <GemmWord kWord, typename T>
 void pack_row_edge(float* target, int width, int columns, const T* source, int64_t row_stride,
@@ -220,11 +228,10 @@ void pack_rows(float* panel, int width, const T* source, int64_t row_stride, int
 // `steps` words of `columns` (at most kLanes) columns; pairs are whole. The rows `ahead` steps
 // further are prefetched, and so is the place in the next panel.
 template <GemmWord kWord, typename T>
-void pack_column_vector(const GemmPack& args, float* target, int columns, const T* row,
+void pack_column_vector(const GemmPack& args, float* target, int width, int columns, const T* row,
                         int64_t steps, int64_t ahead) {
   const int64_t row_stride = args.row_stride;
   const int64_t step_stride = kElementsPerWord<kWord> * row_stride;
-  const int width = args.width;
   for (int64_t step = 0; step < steps; ++step, row += step_stride, target += width) {
     const T* row_ahead = row + ahead * step_stride;
     __builtin_prefetch(row_ahead, 0, 2);
@@ -235,18 +242,32 @@ void pack_column_vector(const GemmPack& args, float* target, int columns, const 
   }
 }
 
+// The first `count` of kLanes elements and zeros.
+template <typename T>
+void copy_first(T (&to)[kLanes], const T* from, int count) {
+#if defined(__AVX512F__)
+  const auto mask = static_cast<__mmask16>((1U << count) - 1);
+  if constexpr (sizeof(T) == 2) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_maskz_loadu_epi16(mask, from));
+  } else {
+    _mm512_storeu_ps(to, _mm512_maskz_loadu_ps(mask, from));
+  }
+#else
+  for (int i = 0; i < kLanes; ++i) to[i] = i < count ? from[i] : T{};
+#endif
+}
+
 // The same where columns lie beyond the source, or the last pair is half.
 template <GemmWord kWord, typename T>
 void pack_column_edge(const GemmPack& args, float* target, int width, int columns, const T* row,
                       int64_t steps, int64_t left, int64_t contraction) {
+  const int count = left <= 0 ? 0 : left < kLanes ? static_cast<int>(left) : kLanes;
   for (int64_t step = 0; step < steps; ++step, target += width) {
     const int64_t k = step * kElementsPerWord<kWord>;
-    T first[kLanes] = {};
+    T first[kLanes];
     T second[kLanes] = {};
-    for (int64_t i = 0; i < kLanes && i < left; ++i) {
-      first[i] = row[k * args.row_stride + i];
-      if (k + 1 < contraction) second[i] = row[(k + 1) * args.row_stride + i];
-    }
+    copy_first(first, row + k * args.row_stride, count);
+    if (k + 1 < contraction) copy_first(second, row + (k + 1) * args.row_stride, count);
     store_first(target, load_across<kWord>(first, second), columns);
   }
 }
@@ -256,13 +277,16 @@ void pack_column_edge(const GemmPack& args, float* target, int width, int column
 template <GemmWord kWord, typename T>
 void pack_columns(const GemmPack& args, const T* source) {
   constexpr int64_t kStepBatch = 8;
+  constexpr int64_t kNarrow = 256;
   constexpr int64_t kPerWord = kElementsPerWord<kWord>;
   const int64_t steps = gemm_steps(args.contraction, kWord);
+  // About a fetch from memory: the less there is to do per step, the more steps.
+  const int64_t most_ahead = args.extent <= kNarrow ? 4 * kStepBatch : kStepBatch;
   for (int64_t batch = 0; batch < steps; batch += kStepBatch) {
     const int64_t count = steps - batch < kStepBatch ? steps - batch : kStepBatch;
     const int64_t contraction = args.contraction - batch * kPerWord;
     const bool whole_pairs = contraction >= count * kPerWord;
-    const int64_t ahead = steps - batch >= 2 * kStepBatch ? kStepBatch : 0;
+    const int64_t ahead = steps - batch >= most_ahead + kStepBatch ? most_ahead : 0;
     const T* rows = source + batch * kPerWord * args.row_stride;
     for (int64_t panel = 0, column = 0; column < args.extent; ++panel, column += args.width) {
       const int64_t left = args.extent - column;
@@ -272,8 +296,10 @@ void pack_columns(const GemmPack& args, const T* source) {
       for (int offset = 0; offset < width; offset += kLanes) {
         const int columns = width - offset < kLanes ? width - offset : kLanes;
         const T* row = rows + column + offset;
-        if (whole_pairs && left - offset >= kLanes && width == args.width) {
-          pack_column_vector<kWord>(args, target + offset, columns, row, count, ahead);
+        // What is read beyond the columns that are wanted is not stored.
+        if (whole_pairs && left - offset >= columns &&
+            args.readable_extent - column - offset >= kLanes) {
+          pack_column_vector<kWord>(args, target + offset, width, columns, row, count, ahead);
         } else {
           pack_column_edge<kWord>(args, target + offset, width, columns, row, count, left - offset,
                                   contraction);
@@ -362,21 +388,26 @@ struct Tile {
   void* y;
   int64_t stride;
   TileStore how;
-  // What other tiles will need soon; every step prefetches what lies `ahead_stride` bytes further.
-  const char* ahead;
-  int64_t ahead_stride;
+  // What other tiles will need soon: every step prefetches a line of the panels of B and one of the
+  // memory that the block names.
+  const char* panel_ahead;
+  int64_t panel_ahead_stride;
+  const char* line_ahead;
+  int64_t line_ahead_stride;
 };
 
 template <int kRows, int kVectors, bool kPairs>
 void multiply_tile(const Tile& tile) {
   const float* a = tile.a;
   const float* b = tile.b;
-  const char* ahead = tile.ahead;
-  const int64_t ahead_stride = tile.ahead_stride;
+  const char* panel_ahead = tile.panel_ahead;
+  const char* line_ahead = tile.line_ahead;
   F32 sum[kRows][kVectors] = {};
   for (int64_t step = tile.steps; step > 0; --step) {
-    __builtin_prefetch(ahead, 0, 2);
-    ahead += ahead_stride;
+    __builtin_prefetch(panel_ahead, 0, 2);
+    panel_ahead += tile.panel_ahead_stride;
+    __builtin_prefetch(line_ahead, 0, 2);
+    line_ahead += tile.line_ahead_stride;
     F32 columns[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) columns[v] = load(b + v * kLanes);
@@ -509,7 +540,30 @@ void finish_tile(const float* tile, int64_t rows, int64_t columns, int64_t row, 
   }
 }
 
-void prefetch_tile(int64_t rows, int64_t row, int64_t column, const GemmOutput& output) {
+// Stores a tile transposed, or adds it to what is there. (row, column) is its first element.
+void finish_transposed_tile(const float* tile, int64_t rows, int64_t columns, int64_t row,
+                            int64_t column, const GemmOutput& output) {
+  static_assert(kTileRows <= kLanes);
+  const int count = static_cast<int>(rows);
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    F32 words[kLanes] = {};
+    for (int64_t r = 0; r < rows; ++r) words[r] = load(tile + r * kTileColumns + c);
+    transpose(words);
+    float* y = static_cast<float*>(output.y) + (column + c) * output.stride + row;
+    for (int64_t i = 0; i < kLanes && c + i < columns; ++i, y += output.stride) {
+      const F32 sum = output.previous == nullptr ? words[i] : words[i] + load_first(y, count);
+      store_first(y, sum, count);
+    }
+  }
+}
+
+void prefetch_tile(int64_t rows, int64_t columns, int64_t row, int64_t column,
+                   const GemmOutput& output) {
+  if (output.transposed) {
+    const float* line = static_cast<const float*>(output.y) + column * output.stride + row;
+    for (int64_t c = 0; c < columns; ++c, line += output.stride) __builtin_prefetch(line, 1);
+    return;
+  }
   const int64_t size = output.element == GemmElement::f32 ? 4 : 2;
   for (int64_t r = 0; r < rows; ++r) {
     const char* line =
@@ -521,10 +575,41 @@ void prefetch_tile(int64_t rows, int64_t row, int64_t column, const GemmOutput& 
 
 // Whether whole tiles can be stored from registers.
 bool is_plain(const GemmOutput& output) {
-  if (output.bias != nullptr || output.residual != nullptr) return false;
+  if (output.bias != nullptr || output.residual != nullptr || output.transposed) return false;
   return output.previous == nullptr ||
          (output.previous == output.y && output.element == GemmElement::f32);
 }
+
+// Deals the lines of a GemmAhead out to the tiles of a block: to every tile one line of as many
+// rows as it has steps.
+class LinesAhead {
+ public:
+  explicit LinesAhead(const GemmBlock& block) : ahead_(block.ahead), steps_(block.steps) {}
+
+  void give(Tile& tile) {
+    if (offset_ >= ahead_.bytes) {
+      tile.line_ahead = tile.panel_ahead;
+      tile.line_ahead_stride = 0;
+      return;
+    }
+    tile.line_ahead = static_cast<const char*>(ahead_.data) + row_ * ahead_.stride + offset_;
+    tile.line_ahead_stride = ahead_.stride;
+    row_ += steps_;
+    if (row_ < ahead_.rows) return;
+    row_ = 0;
+    // The last byte is where a piece that begins within a line ends.
+    offset_ = offset_ < ahead_.bytes - 1 && offset_ + kLine >= ahead_.bytes ? ahead_.bytes - 1
+                                                                            : offset_ + kLine;
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+
+  const GemmAhead& ahead_;
+  int64_t steps_;
+  int64_t row_ = 0;
+  int64_t offset_ = 0;
+};
 
 void multiply(const GemmBlock& block) {
   const GemmOutput& output = block.output;
@@ -536,37 +621,51 @@ void multiply(const GemmBlock& block) {
   if (output.element == GemmElement::bf16) plain_store = TileStore::bf16;
   if (output.previous != nullptr) plain_store = TileStore::f32_add;
   alignas(64) float buffer[kTileRows * kTileColumns];
-  for (int64_t column = 0, panel = 0; column < block.columns; column += kTileColumns, ++panel) {
-    const int64_t left = block.columns - column;
-    const int64_t columns = left < kTileColumns ? left : kTileColumns;
-    const int vectors = columns <= kLanes ? 1 : 2;
+  LinesAhead lines_ahead(block);
+  // The operand with fewer panels stays in the cache, while the other one's pass by once. All tiles
+  // of a passing panel share the prefetching of the next one.
+  const int64_t a_panels = (block.rows + kTileRows - 1) / kTileRows;
+  const int64_t b_panels = (block.columns + kTileColumns - 1) / kTileColumns;
+  const bool a_stays = a_panels <= b_panels;
+  const int64_t passing = a_stays ? b_panels : a_panels;
+  const int64_t staying = a_stays ? a_panels : b_panels;
+  const int64_t passing_step_bytes = 4 * (a_stays ? kTileColumns : kTileRows);
+  const int64_t passing_panel_stride = a_stays ? block.b_panel_stride : block.a_panel_stride;
+  for (int64_t outer = 0; outer < passing; ++outer) {
     Tile tile{};
     tile.steps = block.steps;
-    tile.b = b + panel * block.b_panel_stride + block.first_step * vectors * kLanes;
-    // The tiles of this panel of B share the prefetching of the next one.
-    const int64_t row_panels = (block.rows + kTileRows - 1) / kTileRows;
-    tile.ahead =
-        reinterpret_cast<const char*>(tile.b + (left > kTileColumns ? block.b_panel_stride : 0));
-    tile.ahead_stride = (kTileColumns * 4 + row_panels - 1) / row_panels;
-    for (int64_t row = 0, row_panel = 0; row < block.rows; row += kTileRows, ++row_panel) {
+    tile.panel_ahead = reinterpret_cast<const char*>(
+        (a_stays ? b + block.first_step * kTileColumns : a) +
+        (outer + 1 < passing ? outer + 1 : outer) * passing_panel_stride);
+    tile.panel_ahead_stride = (passing_step_bytes + staying - 1) / staying;
+    for (int64_t inner = 0; inner < staying; ++inner) {
+      const int64_t row = (a_stays ? inner : outer) * kTileRows;
+      const int64_t column = (a_stays ? outer : inner) * kTileColumns;
       const int64_t rows = block.rows - row < kTileRows ? block.rows - row : kTileRows;
-      prefetch_tile(rows, row, column, output);
-      tile.a = a + row_panel * block.a_panel_stride;
-      const TileFunction multiply_tile_of_size = tile_function(rows, vectors, block.word);
-      if (plain && columns == vectors * kLanes) {
-        tile.y = static_cast<char*>(output.y) + (row * output.stride + column) * element_size;
-        tile.stride = output.stride;
-        tile.how = plain_store;
-        multiply_tile_of_size(tile);
-        tile.ahead += block.steps * tile.ahead_stride;
-        continue;
-      }
+      const int64_t columns_left = block.columns - column;
+      const int64_t columns = columns_left < kTileColumns ? columns_left : kTileColumns;
+      const int vectors = columns <= kLanes ? 1 : 2;
+      prefetch_tile(rows, columns, row, column, output);
+      tile.a = a + (a_stays ? inner : outer) * block.a_panel_stride;
+      tile.b = b + (a_stays ? outer : inner) * block.b_panel_stride +
+               block.first_step * vectors * kLanes;
+      lines_ahead.give(tile);
+      const bool from_registers = plain && columns == vectors * kLanes;
       tile.y = buffer;
       tile.stride = kTileColumns;
       tile.how = TileStore::f32;
-      multiply_tile_of_size(tile);
-      tile.ahead += block.steps * tile.ahead_stride;
-      finish_tile(buffer, rows, columns, row, column, output);
+      if (from_registers) {
+        tile.y = static_cast<char*>(output.y) + (row * output.stride + column) * element_size;
+        tile.stride = output.stride;
+        tile.how = plain_store;
+      }
+      tile_function(rows, vectors, block.word)(tile);
+      tile.panel_ahead += block.steps * tile.panel_ahead_stride;
+      if (output.transposed) {
+        finish_transposed_tile(buffer, rows, columns, row, column, output);
+      } else if (!from_registers) {
+        finish_tile(buffer, rows, columns, row, column, output);
+      }
     }
   }
 }

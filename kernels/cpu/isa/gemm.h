@@ -34,8 +34,11 @@ struct GemmPack {
   int width;
   bool halves_last;  // B: the last panel is half as wide where that is enough
   const void* source;
-  int64_t row_stride;   // in elements
-  int64_t extent;       // rows of A or columns of B
+  int64_t row_stride;  // in elements
+  int64_t extent;      // rows of A or columns of B
+  // Elements that may be read of a row of the source, where the contraction runs over rows: more
+  // than `extent` where the panels are of a part of its columns.
+  int64_t readable_extent;
   int64_t contraction;  // elements to contract over
   bool contracts_rows;  // the contraction runs over the rows of the source, not along them
   GemmElement element;
@@ -44,9 +47,10 @@ struct GemmPack {
 
 struct GemmOutput {
   void* y;
+  bool transposed;  // row r, column c of the product goes to row c, column r of y: f32 only
   int64_t stride;
   GemmElement element;
-  // Added to the product, each may be null.
+  // Added to the product, each may be null. A transposed product can only be added to y itself.
   const float* bias;  // one row
   const void* residual;
   int64_t residual_stride;
@@ -54,6 +58,14 @@ struct GemmOutput {
   const void* previous;  // of type `previous_element`: earlier sums, or y itself
   int64_t previous_stride;
   GemmElement previous_element;
+};
+
+// Memory to ask for while a block is multiplied, because it is read next: `rows` pieces of `bytes`.
+struct GemmAhead {
+  const void* data;
+  int64_t stride;  // in bytes
+  int64_t rows;
+  int64_t bytes;  // 0: nothing
 };
 
 struct GemmBlock {
@@ -67,6 +79,7 @@ struct GemmBlock {
   int64_t columns;
   GemmWord word;
   GemmOutput output;
+  GemmAhead ahead;
 };
 
 struct GemmKernels {

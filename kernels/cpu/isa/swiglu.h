@@ -13,6 +13,7 @@ struct SwigluRows {
   const void* gate_up;  // rows of 2 · width
   int64_t rows, width, y_stride, gate_up_stride;
   bool bf16;
+  bool streams;  // the result is too large to be found in the caches again, and not in place
 };
 
 struct SwigluBackwardRows {
@@ -22,6 +23,7 @@ struct SwigluBackwardRows {
   const void* gate_up;
   int64_t rows, width, dgate_up_stride, y_stride, dy_stride, gate_up_stride;
   bool bf16;
+  bool streams;  // the result is too large to be found in the caches again, and not in place
 };
 
 struct SwigluLoops {
