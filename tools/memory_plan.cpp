@@ -117,8 +117,8 @@ MemoryPlan plan_memory(const Recipe& recipe) {
     plan.parameter_bytes += static_cast<int64_t>(parameter.value().bytes());
   });
   plan.moment_bytes = 2 * plan.parameter_bytes;
-  // The second micro-batch begins with the gradients and packed weights that the first one has made,
-  // and is like all others; but where lanes carry states, every one has its own.
+  // The second micro-batch begins with the gradients and packed weights that the first one has
+  // made, and is like all others; but where lanes carry states, every one has its own.
   const int64_t steps = run.carries() ? 2 : 1;
   const int64_t micro_batches =
       run.carries() ? run.micro_batches() : std::min<int64_t>(2, run.micro_batches());
@@ -163,8 +163,7 @@ std::string memory_problem(const Recipe& recipe, int64_t available) {
       gib(plan.peak_bytes), gib(plan.state_bytes()), gib(plan.step_bytes),
       std::max(recipe.train.context, recipe.train.tokens_per_micro_batch),
       plan.copy_bytes > 0 ? fmt::format(", {} to save from", gib(plan.copy_bytes)) : "",
-      gib(kBesideTensors),
-      gib(available));
+      gib(kBesideTensors), gib(available));
   bool any_fits = false;
   for (const Change& change : changes_of(recipe)) {
     const MemoryPlan changed = plan_memory(change.recipe);

@@ -47,8 +47,8 @@ RmsNormOut rms_norm(const Tensor& x, const Tensor& weight, double eps, Dtype dty
 // made with type `dtype`.
 void rms_norm_backward(Tensor& dx, Tensor& dweight, const Tensor& dy, const Tensor& x,
                        const Tensor& weight, const Tensor& rstd, Dtype dtype);
-// The same, and dy becomes y with the bits of a forward pass that made dy's type. y thus need not be
-// kept for the product that follows.
+// The same, and dy becomes y with the bits of a forward pass that made dy's type. y thus need not
+// be kept for the product that follows.
 void rms_norm_backward_in_place(Tensor& dx, Tensor& dweight, Tensor& dy, const Tensor& x,
                                 const Tensor& weight, const Tensor& rstd, Dtype dtype);
 

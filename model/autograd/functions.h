@@ -25,8 +25,8 @@ Var linear_add(const Var& x, const Var& weight, const Var& residual);
 // rms_norm(x) · Wᵀ, all in `dtype`. Of the normed x nothing is kept: going back makes it again.
 Var rms_norm_linear(const Var& x, const Var& norm_weight, double eps, const Var& weight,
                     Dtype dtype);
-// residual + swiglu(gate_up) · Wᵀ. Of the activation nothing is kept: going back makes it again, and
-// makes the gradient of gate_up in its place if no one else holds it.
+// residual + swiglu(gate_up) · Wᵀ. Of the activation nothing is kept: going back makes it again,
+// and makes the gradient of gate_up in its place if no one else holds it.
 Var swiglu_linear_add(const Var& gate_up, const Var& weight, const Var& residual);
 Var add(const Var& a, const Var& b);
 Var reshape(const Var& x, Shape shape);

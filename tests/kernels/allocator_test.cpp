@@ -35,7 +35,7 @@ TEST(Arena, BlocksThatWereTakenOneByOneBecomeOne) {
 
 TEST(Arena, GrowsByWhatTheFreeEndLacks) {
   const DryRun run;
-  Tensor first = of_mib(40);   // leaves 24 of the 64 MiB taken
+  Tensor first = of_mib(40);         // leaves 24 of the 64 MiB taken
   const Tensor second = of_mib(80);  // lies in these and 64 more
   EXPECT_EQ(reserved(run), int64_t{128} << 20);
   first = {};
@@ -59,7 +59,8 @@ TEST(Arena, MemoryThatIsNotThereIsAnErrorThatSaysSo) {
     FAIL() << "no error";
   } catch (const Error& error) {
     EXPECT_EQ(error.exit_code(), ExitCode::environment);
-    EXPECT_NE(std::string(error.what()).find("out of memory: 1073741824 MiB more"), std::string::npos)
+    EXPECT_NE(std::string(error.what()).find("out of memory: 1073741824 MiB more"),
+              std::string::npos)
         << error.what();
   }
   const Tensor next = of_mib(1);

@@ -121,8 +121,9 @@ TEST_P(RopePath, ViewsGiveTheSameBits) {
 TEST_P(RopePath, InPlaceGivesTheSameBits) {
   const Dtype dtype = GetParam().dtype;
   for (const bool interleaved : {false, true}) {
-    const RopeTable table = ops::rope_table(
-        {.head_width = 44, .rotary_width = 42, .interleaved = interleaved}, 50, accumulator_of(dtype));
+    const RopeTable table =
+        ops::rope_table({.head_width = 44, .rotary_width = 42, .interleaved = interleaved}, 50,
+                        accumulator_of(dtype));
     const Tensor wide = random_normal({50, 3 * 88}, dtype, 5);
     Tensor view = wide.columns(88, 2 * 88).reshape({50, 2, 44});
     const Tensor beside = wide.columns(0, 88).clone();
