@@ -90,15 +90,12 @@ void add_extras(GemmOutput& output, const LinearProduct& product, const LinearIt
   }
 }
 
-// Some rows of x and elements [first, first + count) of the contraction, as memory to ask for.
-GemmAhead rows_ahead(const Matrix& x, int64_t first_row, int64_t rows, int64_t first,
-                     int64_t count) {
-  if (rows <= 0) return {};
+// Rows of x as memory to ask for, where they are one piece of it. Where they are not, each of them
+// is a stream that the processor foresees.
+GemmAhead rows_ahead(const Matrix& x, int64_t first_row, int64_t rows) {
+  if (rows <= 0 || x.columns != x.row_stride) return {};
   const int64_t size = x.element == GemmElement::f32 ? 4 : 2;
-  const char* data = static_cast<const char*>(x.at(first_row, first));
-  // Rows without gaps are one row of lines.
-  if (count == x.row_stride) return {data, kLineBytes, rows * count * size / kLineBytes, 1};
-  return {data, x.row_stride * size, rows, count * size};
+  return {x.at(first_row, 0), kLineBytes, rows * x.columns * size / kLineBytes, 1};
 }
 
 // The contraction is taken in blocks whose panels of A fit the second-level cache. Sums over
@@ -151,23 +148,18 @@ void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
     } else {
       add_previous(output, sums, sum_stride, GemmElement::f32);
     }
-    const int64_t next_k = k + num_steps * elements_per_step(word);
-    const int64_t next_count = std::min(block_steps * elements_per_step(word), part.in - next_k);
-    const GemmAhead ahead =
-        next_count > 0 ? rows_ahead(product.x, item.first_row, item.rows, next_k, next_count)
-                       : rows_ahead(product.x, next_row, next_rows, 0,
-                                    std::min(block_steps * elements_per_step(word), part.in));
-    kernels.multiply({.a = a,
-                      .a_panel_stride = a_panel_stride,
-                      .b = b,
-                      .b_panel_stride = b_panel_stride,
-                      .first_step = first_step + step,
-                      .steps = num_steps,
-                      .rows = item.rows,
-                      .columns = item.columns,
-                      .word = word,
-                      .output = output,
-                      .ahead = ahead});
+    kernels.multiply(
+        {.a = a,
+         .a_panel_stride = a_panel_stride,
+         .b = b,
+         .b_panel_stride = b_panel_stride,
+         .first_step = first_step + step,
+         .steps = num_steps,
+         .rows = item.rows,
+         .columns = item.columns,
+         .word = word,
+         .output = output,
+         .ahead = steps == block_steps ? rows_ahead(product.x, next_row, next_rows) : GemmAhead{}});
   }
 }
 
