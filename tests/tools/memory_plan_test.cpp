@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/thread_pool.h"
 #include "kernels/tensor/allocator.h"
 #include "kernels/tensor/dry_run.h"
 #include "tools/synthetic_run.h"
@@ -33,16 +34,22 @@ Recipe recipe_of(const std::string& layers, int64_t context) {
   return recipe;
 }
 
-// High-water mark of real steps, beyond what was in use before: the work space of single threads, which
-// is not planned, and which a first step leaves.
+// High-water mark of real steps, beyond what was in use before. The work space of threads is not
+// planned, and when another thread first needs its own is chance: a first step on one leaves all of
+// it.
 int64_t measured_peak(const Recipe& recipe) {
+  const int threads = ThreadPool::global().num_threads();
+  ThreadPool::global().resize(1);
   SyntheticRun(recipe).step(1);
   Allocator& allocator = allocator_of({});
   allocator.reset_peak();
   const int64_t before = allocator.statistics().bytes_in_use;
-  SyntheticRun run(recipe);
-  run.step(1);
-  run.step(2);
+  {
+    SyntheticRun run(recipe);
+    run.step(1);
+    run.step(2);
+  }
+  ThreadPool::global().resize(threads);
   return allocator.statistics().bytes_peak - before;
 }
 
