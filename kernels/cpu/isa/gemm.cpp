@@ -377,7 +377,33 @@ inline F32 broadcast_word(const float* p) {
 #endif
 }
 
-enum class TileStore : uint8_t { f32, f32_add, bf16 };
+inline F32 load_element(const void* p, int64_t offset, GemmElement element) {
+  return element == GemmElement::f32 ? load(static_cast<const float*>(p) + offset)
+                                     : load(static_cast<const uint16_t*>(p) + offset);
+}
+
+F32 load_element_partial(const void* p, int64_t offset, GemmElement element, int count) {
+  if (element == GemmElement::f32) {
+    return load_partial(static_cast<const float*>(p) + offset, count);
+  }
+  return load_partial(static_cast<const uint16_t*>(p) + offset, count);
+}
+
+// Adds what the output asks for to a vector of whole columns.
+inline F32 finish(F32 sum, int64_t row, int64_t column, const GemmOutput& output) {
+  if (output.bias != nullptr) sum += load(output.bias + column);
+  if (output.residual != nullptr) {
+    sum += load_element(output.residual, row * output.residual_stride + column,
+                        output.residual_element);
+  }
+  if (output.previous != nullptr) {
+    sum += load_element(output.previous, row * output.previous_stride + column,
+                        output.previous_element);
+  }
+  return sum;
+}
+
+enum class TileStore : uint8_t { f32, f32_add, bf16, finished };
 
 // The product of one panel of A and one of B goes to y as `how` says; rows of y are `stride`
 // elements apart.
@@ -388,6 +414,9 @@ struct Tile {
   void* y;
   int64_t stride;
   TileStore how;
+  // Of a finished tile, whose first element is (row, column) of the output.
+  const GemmOutput* output;
+  int64_t row, column;
   // What other tiles will need soon: every step prefetches a line of the panels of B and one of the
   // memory that the block names.
   const char* panel_ahead;
@@ -421,6 +450,23 @@ void multiply_tile(const Tile& tile) {
     }
     a += kTileRows;
     b += kVectors * kLanes;
+  }
+  if (tile.how == TileStore::finished) {
+    const GemmOutput& output = *tile.output;
+#pragma GCC unroll 14
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        const F32 result = finish(sum[r][v], tile.row + r, tile.column + v * kLanes, output);
+        const int64_t offset = r * tile.stride + v * kLanes;
+        if (output.element == GemmElement::f32) {
+          store(static_cast<float*>(tile.y) + offset, result);
+        } else {
+          store(static_cast<uint16_t*>(tile.y) + offset, result);
+        }
+      }
+    }
+    return;
   }
   if (tile.how == TileStore::bf16) {
     auto* y = static_cast<uint16_t*>(tile.y);
@@ -485,18 +531,6 @@ TileFunction tile_function(int64_t rows, int vectors, GemmWord word) {
   return vectors == 1 ? tile_function<1, false>(rows) : tile_function<2, false>(rows);
 }
 
-F32 load_element(const void* p, int64_t offset, GemmElement element) {
-  return element == GemmElement::f32 ? load(static_cast<const float*>(p) + offset)
-                                     : load(static_cast<const uint16_t*>(p) + offset);
-}
-
-F32 load_element_partial(const void* p, int64_t offset, GemmElement element, int count) {
-  if (element == GemmElement::f32) {
-    return load_partial(static_cast<const float*>(p) + offset, count);
-  }
-  return load_partial(static_cast<const uint16_t*>(p) + offset, count);
-}
-
 // Adds what the output asks for to a tile and stores it. (row, column) is the tile's first element.
 void finish_tile(const float* tile, int64_t rows, int64_t columns, int64_t row, int64_t column,
                  const GemmOutput& output) {
@@ -507,13 +541,7 @@ void finish_tile(const float* tile, int64_t rows, int64_t columns, int64_t row, 
     for (int64_t c = 0; c < columns; c += kLanes) {
       F32 sum = load(tile + r * kTileColumns + c);
       if (columns - c >= kLanes) {
-        if (output.bias != nullptr) sum += load(output.bias + column + c);
-        if (output.residual != nullptr) {
-          sum += load_element(output.residual, residual_offset + c, output.residual_element);
-        }
-        if (output.previous != nullptr) {
-          sum += load_element(output.previous, previous_offset + c, output.previous_element);
-        }
+        sum = finish(sum, row + r, column + c, output);
         if (output.element == GemmElement::f32) {
           store(static_cast<float*>(output.y) + y_offset + c, sum);
         } else {
@@ -564,18 +592,26 @@ void prefetch_tile(int64_t rows, int64_t columns, int64_t row, int64_t column,
     for (int64_t c = 0; c < columns; ++c, line += output.stride) __builtin_prefetch(line, 1);
     return;
   }
-  const int64_t size = output.element == GemmElement::f32 ? 4 : 2;
-  for (int64_t r = 0; r < rows; ++r) {
-    const char* line =
-        static_cast<const char*>(output.y) + ((row + r) * output.stride + column) * size;
-    __builtin_prefetch(line, 1);
-    if (output.element == GemmElement::f32) __builtin_prefetch(line + 64, 1);
+  const auto prefetch = [&](const void* p, int64_t stride, GemmElement element) {
+    const int64_t size = element == GemmElement::f32 ? 4 : 2;
+    for (int64_t r = 0; r < rows; ++r) {
+      const char* line = static_cast<const char*>(p) + ((row + r) * stride + column) * size;
+      __builtin_prefetch(line, 1);
+      if (element == GemmElement::f32) __builtin_prefetch(line + 64, 1);
+    }
+  };
+  prefetch(output.y, output.stride, output.element);
+  if (output.residual != nullptr) {
+    prefetch(output.residual, output.residual_stride, output.residual_element);
+  }
+  if (output.previous != nullptr && output.previous != output.y) {
+    prefetch(output.previous, output.previous_stride, output.previous_element);
   }
 }
 
-// Whether whole tiles can be stored from registers.
+// Whether there is nothing to add but what y holds.
 bool is_plain(const GemmOutput& output) {
-  if (output.bias != nullptr || output.residual != nullptr || output.transposed) return false;
+  if (output.bias != nullptr || output.residual != nullptr) return false;
   return output.previous == nullptr ||
          (output.previous == output.y && output.element == GemmElement::f32);
 }
@@ -620,6 +656,7 @@ void multiply(const GemmBlock& block) {
   TileStore plain_store = TileStore::f32;
   if (output.element == GemmElement::bf16) plain_store = TileStore::bf16;
   if (output.previous != nullptr) plain_store = TileStore::f32_add;
+  const TileStore whole_store = plain ? plain_store : TileStore::finished;
   alignas(64) float buffer[kTileRows * kTileColumns];
   LinesAhead lines_ahead(block);
   // The operand with fewer panels stays in the cache, while the other one's pass by once. All tiles
@@ -650,14 +687,17 @@ void multiply(const GemmBlock& block) {
       tile.b = b + (a_stays ? outer : inner) * block.b_panel_stride +
                block.first_step * vectors * kLanes;
       lines_ahead.give(tile);
-      const bool from_registers = plain && columns == vectors * kLanes;
+      const bool from_registers = columns == vectors * kLanes && !output.transposed;
       tile.y = buffer;
       tile.stride = kTileColumns;
       tile.how = TileStore::f32;
       if (from_registers) {
         tile.y = static_cast<char*>(output.y) + (row * output.stride + column) * element_size;
         tile.stride = output.stride;
-        tile.how = plain_store;
+        tile.how = whole_store;
+        tile.output = &output;
+        tile.row = row;
+        tile.column = column;
       }
       tile_function(rows, vectors, block.word)(tile);
       tile.panel_ahead += block.steps * tile.panel_ahead_stride;
