@@ -19,11 +19,13 @@ SIDEWINDER_DECLARE_PER_ISA(CrossEntropyKernels, cross_entropy_kernels)
 namespace cpu {
 namespace {
 
-// What is kept of the logits of a chunk takes about 32 MiB: with fewer tokens dweight would be read
-// and written too often, and with more the work space stands above all activations of a step.
+// What is kept of the logits of a chunk takes about 32 MiB, but for vocabularies of more than 64
+// thousand words: with fewer tokens dweight would be read and written too often, and with more the
+// work space stands above all activations of a step.
 constexpr int64_t kChunkBytes = int64_t{1} << 25;
 constexpr int64_t kTileRows = 14;
 constexpr int64_t kBlockRows = 84;  // of a matrix product
+constexpr int64_t kShortestChunk = 3 * kBlockRows;
 constexpr int64_t kLongestChunk = 48 * kBlockRows;
 constexpr int64_t kItemsPerChunk = 16;
 // Words whose logits exist at a time, for the tokens of one item: these, what becomes of them, and
@@ -41,7 +43,7 @@ int64_t round_up(int64_t value, int64_t unit) { return divide_up(value, unit) * 
 // Chunks of equal length, so that the last one is not far shorter than the others.
 int64_t tokens_per_chunk(int64_t tokens, int64_t word_bytes) {
   const int64_t fitting = kChunkBytes / std::max<int64_t>(1, word_bytes);
-  const int64_t most = std::clamp(fitting / kBlockRows * kBlockRows, kBlockRows, kLongestChunk);
+  const int64_t most = std::clamp(fitting / kBlockRows * kBlockRows, kShortestChunk, kLongestChunk);
   const int64_t chunks = std::max<int64_t>(1, divide_up(tokens, most));
   return round_up(divide_up(tokens, chunks), kBlockRows);
 }
