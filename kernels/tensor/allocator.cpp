@@ -22,6 +22,12 @@ constexpr size_t kHugePage = size_t{2} << 20;
 // Taken from the system at a time.
 constexpr size_t kGrowth = size_t{64} << 20;
 
+// Large blocks are often as long as a power of two makes them. Laid end to end they would all begin
+// in the same sets of the caches, and rows of several tensors would drive one another out; so there
+// are some lines between them, a number with few factors in common with that of the sets.
+constexpr size_t kLarge = size_t{1} << 20;
+constexpr size_t kStagger = 42 * kAlignment;
+
 size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
 size_t bytes_of_machine() {
@@ -43,7 +49,8 @@ class Arena final : public Allocator {
   Arena& operator=(const Arena&) = delete;
 
   void* allocate(size_t bytes) override {
-    const size_t size = round_up(std::max<size_t>(bytes, 1), kAlignment);
+    const size_t size =
+        round_up(std::max<size_t>(bytes, 1), kAlignment) + (bytes < kLarge ? 0 : kStagger);
     const std::lock_guard<std::mutex> lock(mutex_);
     auto found = free_.lower_bound({size, 0});
     if (found == free_.end()) {
