@@ -265,10 +265,14 @@ RopeByLayerType read_rope_config(ConfigReader& reader, int64_t head_width, int64
   const auto read_one = [&](const std::string& type, const Json& of_type, const std::string& path) {
     RopeReader one(reader, of_type, path);
     result[type] = one.read(head_width, context, allow_mismatch);
-    for (const std::string& problem : one.problems()) reader.add_problem(path + "." + problem);
+    for (const std::string& problem : one.problems()) {
+      reader.add_problem(fmt::format("{}.{}", path, problem));
+    }
   };
   if (is_by_layer_type(object)) {
-    for (const auto& [type, of_type] : object.items()) read_one(type, of_type, name + "." + type);
+    for (const auto& [type, of_type] : object.items()) {
+      read_one(type, of_type, fmt::format("{}.{}", name, type));
+    }
   } else {
     read_one("", object, name);
   }

@@ -30,6 +30,11 @@ constexpr size_t kStagger = 42 * kAlignment;
 
 size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
+// Addresses are kept as numbers, to compare and add.
+void* at(uintptr_t address) {
+  return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
+}
+
 size_t bytes_of_machine() {
   return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
 }
@@ -69,7 +74,7 @@ class Arena final : public Allocator {
     }
     statistics_.bytes_in_use += static_cast<int64_t>(size);
     statistics_.bytes_peak = std::max(statistics_.bytes_peak, statistics_.bytes_in_use);
-    return reinterpret_cast<void*>(address);
+    return at(address);
   }
 
   void free(void* pointer) noexcept override {
@@ -151,7 +156,7 @@ class Arena final : public Allocator {
     const size_t left = region_end_ - used_end_;
     if (missing > left) return false;
     const size_t bytes = std::min(left, round_up(missing, kGrowth));
-    void* begin = reinterpret_cast<void*>(used_end_);
+    void* begin = at(used_end_);
     if (mprotect(begin, bytes, PROT_READ | PROT_WRITE) != 0) fail_to_grow(bytes);
     madvise(begin, bytes, of_addresses_ ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
     if (last != blocks_.end()) {

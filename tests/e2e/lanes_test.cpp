@@ -19,7 +19,7 @@ TEST(CarriedRun, EvalSaysWhatItsValidationSaid) {
   testing::make_tiny_corpus(folder);
   testing::write_growing_recipes(folder);
   const auto good = [&](const std::vector<std::string>& arguments) {
-    const testing::ProgramResult result = run_program(arguments, folder.path());
+    testing::ProgramResult result = run_program(arguments, folder.path());
     EXPECT_EQ(result.exit_code, 0) << result.errors;
     return result;
   };

@@ -148,7 +148,7 @@ class ShippedRecipes : public ::testing::Test {
   // The run that a recipe of that shrinkage starts from, made if it is not there.
   std::string model_for(const Recipe& recipe, int64_t by) {
     const std::string name = parent_of(recipe);
-    const std::string folder =
+    std::string folder =
         fmt::format("runs/{}-{}", name.empty() ? "elsewhere" : fs::path(name).stem().string(), by);
     if (fs::exists(folder_ / folder)) return folder;
     if (!name.empty()) {

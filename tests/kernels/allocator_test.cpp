@@ -25,8 +25,8 @@ Tensor of_mib(int64_t size) {
 
 TEST(Arena, BlocksThatWereTakenOneByOneBecomeOne) {
   const DryRun run;
-  std::vector<Tensor> parts;
-  for (int i = 0; i < 10; ++i) parts.push_back(of_mib(50));
+  std::vector<Tensor> parts(10);
+  for (Tensor& part : parts) part = of_mib(50);
   const int64_t before = reserved(run);
   EXPECT_LT(before, int64_t{564} << 20);
   parts.clear();
@@ -48,11 +48,11 @@ TEST(Arena, GrowsByWhatTheFreeEndLacks) {
 
 TEST(Arena, LargeBlocksDoNotBeginInTheSameSetsOfTheCaches) {
   const DryRun run;
-  std::vector<Tensor> blocks;
+  std::vector<Tensor> blocks(8);
   std::set<uintptr_t> sets;
-  for (int i = 0; i < 8; ++i) {
-    blocks.push_back(of_mib(2));
-    sets.insert(reinterpret_cast<uintptr_t>(blocks.back().raw()) / 64 % 64);
+  for (Tensor& block : blocks) {
+    block = of_mib(2);
+    sets.insert(reinterpret_cast<uintptr_t>(block.raw()) / 64 % 64);
   }
   EXPECT_EQ(sets.size(), 8);
 }
