@@ -228,7 +228,9 @@ TEST(AttentionPattern, ForgottenKeysAreMissedByNoOne) {
   for (const AttentionPattern& pattern : all_patterns()) {
     SCOPED_TRACE(testing::text_of(pattern));
     for (int64_t now = 0; now < 50; ++now) {
-      const auto [begin, end] = pattern.forgettable(now);
+      const auto [first, last] = pattern.forgettable(now);
+      const int64_t begin = first;
+      const int64_t end = last;
       const int64_t count = end - begin;
       ASSERT_GE(count, 0);
       const auto kept = [&](int64_t key) { return key < begin ? key : key - count; };

@@ -16,6 +16,7 @@ double counted_flops(const std::string& layers, const std::vector<int64_t>& leng
                      bool recompute) {
   HybridModel model = testing::tiny_model(layers, Dtype::f32);
   std::vector<std::vector<int32_t>> documents;
+  documents.reserve(lengths.size());
   for (const int64_t length : lengths) {
     documents.push_back(testing::random_tokens(length, 37, 1));
   }

@@ -11,6 +11,7 @@ using testing::random_tokens;
 
 std::vector<std::vector<int32_t>> documents_of_lengths(const std::vector<int64_t>& lengths) {
   std::vector<std::vector<int32_t>> documents;
+  documents.reserve(lengths.size());
   for (const int64_t length : lengths) {
     documents.push_back(random_tokens(length, 37, 100 + documents.size()));
   }
