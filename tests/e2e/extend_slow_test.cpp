@@ -61,10 +61,8 @@ TEST(ExtendRealModel, YarnLowersTheLossBeyondTheOldContext) {
     good({"eval", run, "--data", "corpus/stories-tokens/validation", "--context", "8192",
           "--max-tokens", "80000", "--json", "eval.json"});
     std::map<int64_t, double> losses;
-    for (const auto& bucket :
-         nlohmann::json::parse(testing::read_file(folder / "eval.json"))["by_position"]) {
-      losses[bucket["first"]] = bucket["loss"];
-    }
+    const auto result = nlohmann::json::parse(testing::read_file(folder / "eval.json"));
+    for (const auto& bucket : result.at("by_position")) losses[bucket["first"]] = bucket["loss"];
     return losses;
   };
   std::map<int64_t, double> unscaled = by_position("runs/stories260k");
