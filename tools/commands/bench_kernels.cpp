@@ -18,7 +18,7 @@
 
 namespace sidewinder {
 
-Tensor benchmark_tensor(Shape shape, Dtype dtype, uint64_t seed) {
+Tensor benchmark_tensor(Shape shape, Dtype dtype, uint64_t seed, double deviation) {
   Tensor result = Tensor::empty(shape, Dtype::f32);
   const Philox random(seed, "bench");
   float* const values = result.data<float>();
@@ -28,7 +28,7 @@ Tensor benchmark_tensor(Shape shape, Dtype dtype, uint64_t seed) {
       const auto words = random.block(static_cast<uint64_t>(i));
       double sum = 0;
       for (const uint32_t word : words) sum += word * 0x1p-32 - 0.5;
-      values[i] = static_cast<float>(sum * std::sqrt(3.0));
+      values[i] = static_cast<float>(sum * std::sqrt(3.0) * deviation);
     }
   });
   return dtype == Dtype::f32 ? result : result.to(dtype);

@@ -92,8 +92,10 @@ struct Head {
 };
 
 Head make_head(int64_t tokens, int64_t width, int64_t vocabulary, Dtype compute, Dtype operands) {
+  // So that logits are of some units, as those of models are.
+  constexpr double kDeviation = 1.0 / 32;
   const Tensor weight =
-      benchmark_tensor({vocabulary, width}, operands, 2).to(accumulator_of(compute));
+      benchmark_tensor({vocabulary, width}, operands, 2, kDeviation).to(accumulator_of(compute));
   Tensor targets = Tensor::empty({tokens}, Dtype::i32);
   for (int64_t t = 0; t < tokens; ++t) {
     targets.data<int32_t>()[t] = static_cast<int32_t>(t * 7919 % vocabulary);

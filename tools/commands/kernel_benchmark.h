@@ -35,7 +35,7 @@ std::vector<KernelBenchmark> sequence_benchmarks();  // attention, scan, convolu
 std::vector<KernelBenchmark> row_benchmarks();       // norms, activations, optimizer, lookup
 
 // Normal random numbers, the same for every type apart from rounding.
-Tensor benchmark_tensor(Shape shape, Dtype dtype, uint64_t seed);
+Tensor benchmark_tensor(Shape shape, Dtype dtype, uint64_t seed, double deviation = 1.0);
 // ‖actual − exact‖ / ‖exact‖.
 double benchmark_error(const Tensor& actual, const Tensor& exact);
 
