@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/base/rounding.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/reference/attention.h"
@@ -31,8 +32,6 @@ constexpr int32_t kAnyKey = std::numeric_limits<int32_t>::max();
 constexpr float kNoScore = -1e30F;  // the maximum of lanes that have seen no key
 constexpr float kLog2E = 1.44269504088896340736F;
 constexpr float kLn2 = 0.69314718055994530942F;
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // ---- Tensors as rows of one key/value head and of its query heads
 

@@ -3,12 +3,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/base/rounding.h"
+
 namespace sidewinder {
-namespace {
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
-
-}  // namespace
 
 std::vector<Document> documents_of(const SequenceLayout& layout) {
   std::vector<Document> documents;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "kernels/base/rounding.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/scratch.h"
@@ -35,9 +36,6 @@ constexpr int64_t kVeryNarrowPanels = 4;
 constexpr int64_t kLineBytes = 64;
 // Keeps panels apart that would otherwise start a power of two apart and compete for cache sets.
 constexpr int64_t kPanelPadding = 64;
-
-int64_t divide_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
-int64_t round_up(int64_t value, int64_t unit) { return divide_up(value, unit) * unit; }
 
 GemmWord word_of(const GemmKernels& kernels, Dtype compute) {
   return compute == Dtype::bf16 ? kernels.bf16_word : GemmWord::f32;

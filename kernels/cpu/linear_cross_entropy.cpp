@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/base/rounding.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/isa.h"
@@ -36,9 +37,6 @@ constexpr int64_t kBlockWords = 1024;
 constexpr int64_t kPartBytes = int64_t{8} << 20;
 // Above this (69 nats) a sum is taken anew, relative to the largest logit.
 constexpr double kLargestSum = 1e30;
-
-int64_t divide_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
-int64_t round_up(int64_t value, int64_t unit) { return divide_up(value, unit) * unit; }
 
 // Chunks of equal length, so that the last one is not far shorter than the others.
 int64_t tokens_per_chunk(int64_t tokens, int64_t word_bytes) {

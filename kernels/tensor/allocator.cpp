@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/base/check.h"
+#include "kernels/base/rounding.h"
 #include "kernels/tensor/dry_run.h"
 
 namespace sidewinder {
@@ -27,8 +28,6 @@ constexpr size_t kGrowth = size_t{64} << 20;
 // are some lines between them, a number with few factors in common with that of the sets.
 constexpr size_t kLarge = size_t{1} << 20;
 constexpr size_t kStagger = 42 * kAlignment;
-
-size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
 // Addresses are kept as numbers, to compare and add.
 void* at(uintptr_t address) {

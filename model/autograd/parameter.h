@@ -40,7 +40,6 @@ class Parameter {
   Tensor& gradient_so_far() { return gradient_; }
   // Gives its memory back, which the next contribution takes again: activations need it first.
   void zero_gradient() { gradient_ = {}; }
-  bool has_gradient() const { return gradient_.defined(); }
 
   // For the optimizer and for loading: the value to write to. Packed copies are made anew.
   Tensor& mutable_value();

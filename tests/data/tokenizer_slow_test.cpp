@@ -28,9 +28,8 @@ using testing::whole_call;
 class RealTokenizer : public ::testing::Test {
  protected:
   void SetUp() override {
-    const auto folder = testing::shared_data();
-    if (!folder) GTEST_SKIP() << "no folder of shared data (set SIDEWINDER_SHARED)";
-    folder_ = *folder;
+    SIDEWINDER_SKIP_WITHOUT_SHARED_DATA()
+    folder_ = *testing::shared_data();
     for (const auto& entry : std::filesystem::directory_iterator(folder_ / "tokenizers")) {
       if (entry.path().extension() == ".model") models_.push_back(entry.path());
     }

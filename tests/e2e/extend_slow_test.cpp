@@ -16,9 +16,7 @@ using testing::run_program;
 using testing::TemporaryFolder;
 
 TEST(ExtendRealModel, YarnLowersTheLossBeyondTheOldContext) {
-  if (!testing::shared_data()) {
-    GTEST_SKIP() << "needs ../shared/data, or SIDEWINDER_SHARED that leads there";
-  }
+  SIDEWINDER_SKIP_WITHOUT_SHARED_DATA()
   const TemporaryFolder folder;
   const auto good = [&](const std::vector<std::string>& arguments) {
     const auto result = run_program(arguments, folder.path());

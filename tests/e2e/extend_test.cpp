@@ -6,9 +6,8 @@
 
 #include <fstream>
 
-#include "kernels/base/philox.h"
 #include "tests/support/program.h"
-#include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_run.h"
 
 namespace sidewinder {
 namespace {
@@ -71,21 +70,11 @@ length = 128
 class Extend : public ::testing::Test {
  protected:
   void SetUp() override {
-    const Philox random(5, "documents");
-    uint64_t draw = 0;
-    std::ofstream file(folder_ / "documents.jsonl");
-    for (int i = 0; i < 40; ++i) {
-      const uint64_t length = 80 + random.below(draw++, 140);
-      std::string text;
-      for (uint64_t k = 0; k < length; ++k)
-        text += static_cast<char>('a' + random.below(draw++, 9));
-      file << nlohmann::json{{"text", text}}.dump() << '\n';
-    }
-    file.close();
+    testing::make_letter_corpus(folder_, {.lengths = [](int) {
+                                  return testing::LetterCorpus::Lengths{80, 219};
+                                }});
     std::ofstream(folder_ / "base.toml") << kBase;
     std::ofstream(folder_ / "longer.toml") << kExtension;
-    good({"tokenize", "documents.jsonl", "--output", "tokens", "--tokenizer", "bytes", "--hold-out",
-          "0.2"});
     good({"train", "base.toml"});
   }
 

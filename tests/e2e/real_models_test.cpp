@@ -23,11 +23,6 @@ using nlohmann::json;
 using testing::run_program;
 using testing::TemporaryFolder;
 
-#define SKIP_WITHOUT_DATA()                                                                    \
-  if (!testing::shared_data()) {                                                               \
-    GTEST_SKIP() << "needs ../shared/data/checkpoints, or SIDEWINDER_SHARED that leads there"; \
-  }
-
 fs::path model_folder(const std::string& name) {
   return *testing::shared_data() / "checkpoints" / name;
 }
@@ -109,7 +104,7 @@ struct Bar {
 constexpr Bar kBars[] = {{Precision::f64, 1e-9, 1e-9}, {Precision::f32, 1e-5, 1e-5}};
 
 TEST(RealModels, StoriesHasItsPublishedLossesLogitsAndText) {
-  SKIP_WITHOUT_DATA();
+  SIDEWINDER_SKIP_WITHOUT_SHARED_DATA()
   const json stored = expected("stories260k");
   for (const Bar& bar : kBars) {
     TrainedModel model = load("stories260k", bar.precision);
@@ -137,7 +132,7 @@ TEST(RealModels, StoriesHasItsPublishedLossesLogitsAndText) {
 }
 
 TEST(RealModels, MambaHasItsLossesLogitsAndText) {
-  SKIP_WITHOUT_DATA();
+  SIDEWINDER_SKIP_WITHOUT_SHARED_DATA()
   const json stored = expected("mamba-bytes-147k");
   const std::string text =
       testing::read_file((*testing::shared_data() / "text" / "tinyshakespeare.txt").string());
@@ -160,7 +155,7 @@ TEST(RealModels, MambaHasItsLossesLogitsAndText) {
 }
 
 TEST(RealModels, ComeBackFromConvertByteForByte) {
-  SKIP_WITHOUT_DATA();
+  SIDEWINDER_SKIP_WITHOUT_SHARED_DATA()
   const TemporaryFolder folder;
   for (const std::string name : {"stories260k", "mamba-bytes-147k"}) {
     const std::string from = model_folder(name).string();
@@ -185,7 +180,7 @@ TEST(RealModels, ComeBackFromConvertByteForByte) {
 }
 
 TEST(RealModels, TheProgramWritesTheStoredText) {
-  SKIP_WITHOUT_DATA();
+  SIDEWINDER_SKIP_WITHOUT_SHARED_DATA()
   const TemporaryFolder folder;
   const json stories = expected("stories260k");
   auto result = run_program(

@@ -12,10 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/base/philox.h"
 #include "recipes/recipe.h"
 #include "tests/support/program.h"
-#include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_run.h"
 #include "tools/memory_plan.h"
 
 namespace sidewinder {
@@ -123,21 +122,10 @@ std::vector<std::string> joined(std::vector<std::string> a, const std::vector<st
 class ShippedRecipes : public ::testing::Test {
  protected:
   void SetUp() override {
-    const Philox random(5, "documents");
-    uint64_t draw = 0;
-    std::ofstream file(folder_ / "documents.jsonl");
-    for (int i = 0; i < 40; ++i) {
-      // Some fit in the shortest rows.
-      const uint64_t length = 3 + random.below(draw++, i % 4 == 0 ? 6 : 217);
-      std::string text;
-      for (uint64_t k = 0; k < length; ++k) {
-        text += static_cast<char>('a' + random.below(draw++, 9));
-      }
-      file << nlohmann::json{{"text", text}}.dump() << '\n';
-    }
-    file.close();
-    good({"tokenize", "documents.jsonl", "--output", "tokens", "--tokenizer", "bytes", "--hold-out",
-          "0.2"});
+    // Some fit in the shortest rows.
+    testing::make_letter_corpus(folder_, {.lengths = [](int i) {
+                                  return testing::LetterCorpus::Lengths{3, i % 4 == 0 ? 8U : 219U};
+                                }});
   }
 
   void good(const std::vector<std::string>& arguments) {

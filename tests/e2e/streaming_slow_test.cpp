@@ -17,9 +17,7 @@ using testing::run_program;
 using testing::TemporaryFolder;
 
 TEST(StreamingRealModel, CachePositionsKeepTheLossOfTheTrainedLength) {
-  if (!testing::shared_data()) {
-    GTEST_SKIP() << "needs ../shared/data, or SIDEWINDER_SHARED that leads there";
-  }
+  SIDEWINDER_SKIP_WITHOUT_SHARED_DATA()
   const TemporaryFolder folder;
   const std::string model = (*testing::shared_data() / "checkpoints/stories260k").string();
   const std::string stories = (*testing::shared_data() / "text/stories260k-sampled.jsonl").string();

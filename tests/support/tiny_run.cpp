@@ -10,21 +10,31 @@
 
 namespace sidewinder::testing {
 
-void make_tiny_corpus(const TemporaryFolder& folder) {
-  const Philox random(11, "documents");
+void make_letter_corpus(const TemporaryFolder& folder, const LetterCorpus& corpus) {
+  const Philox random(corpus.seed, "documents");
   uint64_t draw = 0;
   std::ofstream file(folder / "documents.jsonl");
-  for (int i = 0; i < 16; ++i) {
-    const uint64_t length = 5 + random.below(draw++, 146);
+  for (int i = 0; i < corpus.documents; ++i) {
+    const auto [shortest, longest] = corpus.lengths(i);
+    const uint64_t length = shortest + random.below(draw++, longest - shortest + 1);
     std::string text;
-    for (uint64_t k = 0; k < length; ++k) text += static_cast<char>('a' + random.below(draw++, 26));
+    for (uint64_t k = 0; k < length; ++k) {
+      text += static_cast<char>('a' + random.below(draw++, corpus.letters));
+    }
     file << nlohmann::json{{"text", text}}.dump() << '\n';
   }
   file.close();
   const ProgramResult made = run_program({"tokenize", "documents.jsonl", "--output", "tokens",
-                                          "--tokenizer", "bytes", "--hold-out", "0.1"},
+                                          "--tokenizer", "bytes", "--hold-out", corpus.hold_out},
                                          folder.path());
   if (made.exit_code != 0) throw std::runtime_error("tokenize failed: " + made.errors);
+}
+
+void make_tiny_corpus(const TemporaryFolder& folder) {
+  make_letter_corpus(
+      folder, {.seed = 11, .documents = 16, .letters = 26, .hold_out = "0.1", .lengths = [](int) {
+                 return LetterCorpus::Lengths{5, 150};
+               }});
 }
 
 void write_tiny_recipe(const TemporaryFolder& folder) {

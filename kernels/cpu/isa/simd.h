@@ -178,11 +178,5 @@ inline F32 exp(F32 x) {
 }
 
 inline F32 sigmoid(F32 x) { return 1.0F / (1.0F + exp(-x)); }
-inline F32 silu(F32 x) { return x * sigmoid(x); }
-// σ(x)·(1 + x·(1 − σ(x)))
-inline F32 silu_derivative(F32 x) {
-  const F32 s = sigmoid(x);
-  return s * (1.0F + x * (1.0F - s));
-}
 
 }  // namespace sidewinder::SIDEWINDER_ISA
