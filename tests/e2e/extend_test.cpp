@@ -82,7 +82,7 @@ class Extend : public ::testing::Test {
     return run_program(arguments, folder_.path());
   }
   ProgramResult good(const std::vector<std::string>& arguments) {
-    const ProgramResult result = run(arguments);
+    ProgramResult result = run(arguments);
     EXPECT_EQ(result.exit_code, 0) << result.errors;
     return result;
   }
