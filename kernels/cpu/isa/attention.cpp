@@ -21,7 +21,7 @@ constexpr int kGroupVectors = 3;  // vectors of queries that are multiplied at o
 constexpr int64_t kForwardLanes = kForwardVectors * kLanes;
 constexpr int64_t kBackwardLanes = kBackwardVectors * kLanes;
 static_assert(kBackwardLanes <= kMaxTileLanes && kBackwardVectors <= kMaxTileVectors);
-constexpr int64_t kForwardChunk = 96;   // keys whose probabilities meet the values at once
+constexpr int64_t kForwardChunk = 128;  // keys whose probabilities meet the values at once
 constexpr int64_t kBackwardChunk = 48;  // keys whose gradients are added at once
 constexpr float kNoScore = -1e30F;      // below every score
 constexpr int64_t kStrip = 24;          // keys whose scores are held in f32
@@ -228,22 +228,33 @@ KeyRange full_keys(const TileKeys& visible, KeyRange block) {
   return full;
 }
 
-// The part of `range` that vector v sees at all, with even bounds.
-KeyRange seen_by(const TileKeys& visible, int64_t v, KeyRange range) {
-  const int32_t begin = visible.any[v].begin & ~1;
-  const int32_t end = (visible.any[v].end + 1) & ~1;
-  KeyRange seen = {begin > range.begin ? begin : range.begin, end < range.end ? end : range.end};
-  if (seen.end < seen.begin) seen.end = seen.begin;
-  return seen;
+// Vectors begin … end − 1, none if begin == end.
+struct SeeingVectors {
+  int64_t begin, end;
+  bool masked;  // some lane of theirs does not see a key
+};
+// Of vectors first … last − 1 those that see some key of `keys`: they lie side by side.
+SeeingVectors vectors_that_see(const TileKeys& visible, KeyRange keys, int64_t first,
+                               int64_t last) {
+  SeeingVectors seeing = {last, last, false};
+  for (int64_t v = first; v < last; ++v) {
+    if (visible.any[v].begin >= keys.end || visible.any[v].end <= keys.begin) continue;
+    seeing.begin = smaller(seeing.begin, v);
+    seeing.end = v + 1;
+    seeing.masked =
+        seeing.masked || visible.all[v].begin > keys.begin || visible.all[v].end < keys.end;
+  }
+  if (seeing.begin == last) seeing.end = last;
+  return seeing;
 }
 
-// Whether every vector may see all of `range`.
-bool seen_by_all(const TileKeys& visible, KeyRange range) {
-  for (int64_t v = 0; v < visible.vectors; ++v) {
-    const KeyRange seen = seen_by(visible, v, range);
-    if (seen.begin != range.begin || seen.end != range.end) return false;
-  }
-  return true;
+// Calls function(MaskIs<…>) with the mask that the vectors need.
+template <typename Function>
+inline void with_mask(const TileKeys& visible, const SeeingVectors& seeing,
+                      const Function& function) {
+  if (!seeing.masked) return function(MaskIs<Mask::none>{});
+  if (visible.bits == nullptr) return function(MaskIs<Mask::range>{});
+  function(MaskIs<Mask::bits>{});
 }
 
 // ---- Bias
@@ -484,32 +495,17 @@ void forward_strip(ForwardState<kPairs>& state, int64_t v, int32_t key) {
 template <bool kPairs, int kRows>
 void forward_edge(ForwardState<kPairs>& state, int32_t key) {
   const TileKeys& visible = *state.tile.visible;
-  int64_t begin = visible.vectors;
-  int64_t end = 0;
-  bool masked = false;
-  for (int64_t v = 0; v < visible.vectors; ++v) {
-    if (visible.any[v].begin >= key + kRows || visible.any[v].end <= key) continue;
-    begin = smaller(begin, v);
-    end = v + 1;
-    masked = masked || visible.all[v].begin > key || visible.all[v].end < key + kRows;
-  }
-  select_vectors(state, begin, end);
-  const auto strip = [&](auto mask) {
+  const SeeingVectors seeing = vectors_that_see(visible, {key, key + kRows}, 0, visible.vectors);
+  select_vectors(state, seeing.begin, seeing.end);
+  with_mask(visible, seeing, [&](auto mask) {
     constexpr Mask kMask = decltype(mask)::value;
-    switch (end - begin) {
-      case 1: forward_strip<kPairs, kRows, 1, kMask>(state, begin, key); break;
-      case 2: forward_strip<kPairs, kRows, 2, kMask>(state, begin, key); break;
-      case 3: forward_strip<kPairs, kRows, 3, kMask>(state, begin, key); break;
+    switch (seeing.end - seeing.begin) {
+      case 1: forward_strip<kPairs, kRows, 1, kMask>(state, seeing.begin, key); break;
+      case 2: forward_strip<kPairs, kRows, 2, kMask>(state, seeing.begin, key); break;
+      case 3: forward_strip<kPairs, kRows, 3, kMask>(state, seeing.begin, key); break;
       default: break;
     }
-  };
-  if (!masked) {
-    strip(MaskIs<Mask::none>{});
-  } else if (visible.bits == nullptr) {
-    strip(MaskIs<Mask::range>{});
-  } else {
-    strip(MaskIs<Mask::bits>{});
-  }
+  });
   state.end = key + kRows;
 }
 
@@ -714,41 +710,51 @@ void backward_chunk(const AttentionBackwardTile& tile, KeyRange chunk,
   });
 }
 
+// A chunk that not every lane sees.
 template <bool kPairs>
 void backward_edge(const AttentionBackwardTile& tile, KeyRange chunk,
                    Gradients<kPairs>& gradients) {
   const TileKeys& visible = *tile.visible;
-  if (visible.bits != nullptr && seen_by_all(visible, chunk)) {
-    return backward_chunk<kPairs, Mask::bits>(tile, chunk, gradients);
-  }
   gradients.clear();
-  for (int64_t v = 0; v < visible.vectors; ++v) {
-    const KeyRange seen = seen_by(visible, v, chunk);
-    for (int32_t key = seen.begin; key < seen.end; key += kStrip) {
-      const KeyRange strip = {key, static_cast<int32_t>(smaller(key + kStrip, seen.end))};
-      if (visible.bits == nullptr) {
-        backward_scores<kPairs, 1, Mask::range>(tile, v, strip, key - chunk.begin, gradients);
-      } else {
-        backward_scores<kPairs, 1, Mask::bits>(tile, v, strip, key - chunk.begin, gradients);
-      }
-    }
-    if (seen.begin < seen.end) {
-      add_query_gradient<kPairs, 1>(tile, gradients, seen, seen.begin - chunk.begin, v);
-    }
-  }
+  KeyRange seen[kMaxTileVectors];  // by the group of vectors that begins there
+  for (KeyRange& range : seen) range = {chunk.end, chunk.begin};
   for (int32_t key = chunk.begin; key < chunk.end; key += kStrip) {
     const KeyRange strip = {key, static_cast<int32_t>(smaller(key + kStrip, chunk.end))};
     int64_t begin = visible.vectors;
     int64_t end = 0;
-    for (int64_t v = 0; v < visible.vectors; ++v) {
-      const KeyRange seen = seen_by(visible, v, strip);
-      if (seen.begin == seen.end) continue;
-      begin = smaller(begin, v);
-      end = v + 1;
-    }
+    for_each_group(visible.vectors, [&](auto group, int64_t v) {
+      const SeeingVectors some = vectors_that_see(visible, strip, v, v + decltype(group)::value);
+      if (some.begin == some.end) return;
+      begin = smaller(begin, some.begin);
+      end = some.end;
+      if (strip.begin < seen[v].begin) seen[v].begin = strip.begin;
+      seen[v].end = strip.end;
+      with_mask(visible, some, [&](auto mask) {
+        constexpr Mask kMask = decltype(mask)::value;
+        switch (some.end - some.begin) {
+          case 1:
+            backward_scores<kPairs, 1, kMask>(tile, some.begin, strip, key - chunk.begin,
+                                              gradients);
+            break;
+          case 2:
+            backward_scores<kPairs, 2, kMask>(tile, some.begin, strip, key - chunk.begin,
+                                              gradients);
+            break;
+          default:
+            backward_scores<kPairs, 3, kMask>(tile, some.begin, strip, key - chunk.begin,
+                                              gradients);
+            break;
+        }
+      });
+    });
     if (begin < end)
       add_key_gradients<kPairs>(tile, gradients, strip, key - chunk.begin, begin, end);
   }
+  for_each_group(visible.vectors, [&](auto group, int64_t v) {
+    if (seen[v].begin >= seen[v].end) return;
+    add_query_gradient<kPairs, decltype(group)::value>(tile, gradients, seen[v],
+                                                       seen[v].begin - chunk.begin, v);
+  });
 }
 
 template <bool kPairs>
