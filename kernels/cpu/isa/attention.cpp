@@ -382,27 +382,6 @@ void select_vectors(ForwardState<kPairs>& state, int64_t first, int64_t last) {
   state.last = last;
 }
 
-// Moves the references of those lanes of vectors v … whose score `top` is above the limit. The
-// others keep all their bits.
-template <bool kPairs>
-void move_references(ForwardState<kPairs>& state, int64_t v, int vectors, const F32* top) {
-  add_values(state);
-  const AttentionForwardTile& tile = state.tile;
-  for (int n = 0; n < vectors; ++n) {
-    const int64_t lane = (v + n) * kLanes;
-    const F32 before = load(tile.largest + lane);
-    const F32 now = select(top[n] > load(state.limit + lane), top[n], before);
-    const F32 factor = exp2((before - now) * state.scale);
-    store(tile.largest + lane, now);
-    state.refer_to(lane, now);
-    store(tile.sum + lane, load(tile.sum + lane) * factor);
-    for (int64_t d = 0; d < round_up(tile.value_width, 2); ++d) {
-      float* const out = tile.out + d * kForwardLanes + lane;
-      store(out, load(out) * factor);
-    }
-  }
-}
-
 // A bit or more for the lanes in which a > b.
 inline uint32_t above(F32 a, F32 b) {
 #if defined(__AVX512F__)
@@ -413,6 +392,29 @@ inline uint32_t above(F32 a, F32 b) {
   const I32 lanes = a > b;
   return static_cast<uint32_t>(lanes[0] | lanes[1] | lanes[2] | lanes[3]);
 #endif
+}
+
+// Moves the references of those lanes of vectors v … whose score `top` is above the limit. The
+// others keep all their bits.
+template <bool kPairs>
+void move_references(ForwardState<kPairs>& state, int64_t v, int vectors, const F32* top) {
+  add_values(state);
+  const AttentionForwardTile& tile = state.tile;
+  for (int n = 0; n < vectors; ++n) {
+    const int64_t lane = (v + n) * kLanes;
+    const F32 before = load(tile.largest + lane);
+    const F32 now = select(top[n] > load(state.limit + lane), top[n], before);
+    const bool was_seen = above(before, broadcast(kNoScore)) != 0;
+    const F32 factor = exp2((before - now) * state.scale);
+    store(tile.largest + lane, now);
+    state.refer_to(lane, now);
+    if (!was_seen) continue;  // sums are zero
+    store(tile.sum + lane, load(tile.sum + lane) * factor);
+    for (int64_t d = 0; d < round_up(tile.value_width, 2); ++d) {
+      float* const out = tile.out + d * kForwardLanes + lane;
+      store(out, load(out) * factor);
+    }
+  }
 }
 
 // Keys key … key + kRows − 1, the next ones of `state`, and vectors v … v + kVectors − 1.
