@@ -19,6 +19,7 @@ constexpr int64_t kBlockSteps = 512;
 constexpr int kTileVectors = 2;
 constexpr int kTileColumns = kTileVectors * kLanes;
 constexpr int kBlockRows = 84;
+constexpr int kLine = 64;  // bytes
 
 #if defined(__AVX512BF16__)
 constexpr GemmWord kBf16Word = GemmWord::bf16_pair;
@@ -405,6 +406,14 @@ inline F32 finish(F32 sum, int64_t row, int64_t column, const GemmOutput& output
 
 enum class TileStore : uint8_t { f32, f32_add, bf16, finished };
 
+// Rows of at most two lines that the end of a tile reads or writes.
+struct LastPiece {
+  const char* data;
+  int64_t stride;  // in bytes
+  int rows;
+  int second_line;  // in bytes from the beginning of a row
+};
+
 // The product of one panel of A and one of B goes to y as `how` says; rows of y are `stride`
 // elements apart.
 struct Tile {
@@ -417,6 +426,7 @@ struct Tile {
   // Of a finished tile, whose first element is (row, column) of the output.
   const GemmOutput* output;
   int64_t row, column;
+  LastPiece last[3];
   // What other tiles will need soon: every step prefetches a line of the panels of B and one of the
   // memory that the block names.
   const char* panel_ahead;
@@ -425,6 +435,20 @@ struct Tile {
   int64_t line_ahead_stride;
 };
 
+// Steps before the end at which the memory that a tile ends with is asked for: the panels of a long
+// tile would drive what is asked for earlier out of the cache.
+constexpr int64_t kLastSteps = 128;
+
+[[gnu::always_inline]] inline void prefetch_last(const Tile& tile) {
+  for (const LastPiece& piece : tile.last) {
+    const char* line = piece.data;
+    for (int r = 0; r < piece.rows; ++r, line += piece.stride) {
+      __builtin_prefetch(line, 1);
+      __builtin_prefetch(line + piece.second_line, 1);
+    }
+  }
+}
+
 template <int kRows, int kVectors, bool kPairs>
 void multiply_tile(const Tile& tile) {
   const float* a = tile.a;
@@ -432,25 +456,31 @@ void multiply_tile(const Tile& tile) {
   const char* panel_ahead = tile.panel_ahead;
   const char* line_ahead = tile.line_ahead;
   F32 sum[kRows][kVectors] = {};
-  for (int64_t step = tile.steps; step > 0; --step) {
-    __builtin_prefetch(panel_ahead, 0, 2);
-    panel_ahead += tile.panel_ahead_stride;
-    __builtin_prefetch(line_ahead, 0, 2);
-    line_ahead += tile.line_ahead_stride;
-    F32 columns[kVectors];
+  const auto take_steps = [&](int64_t steps) __attribute__((always_inline)) {
+    for (int64_t step = steps; step > 0; --step) {
+      __builtin_prefetch(panel_ahead, 0, 2);
+      panel_ahead += tile.panel_ahead_stride;
+      __builtin_prefetch(line_ahead, 0, 2);
+      line_ahead += tile.line_ahead_stride;
+      F32 columns[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) columns[v] = load(b + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) columns[v] = load(b + v * kLanes);
 #pragma GCC unroll 14
-    for (int r = 0; r < kRows; ++r) {
-      const F32 row = broadcast_word(a + r);
+      for (int r = 0; r < kRows; ++r) {
+        const F32 row = broadcast_word(a + r);
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
-        sum[r][v] = multiply_add<kPairs>(sum[r][v], row, columns[v]);
+        for (int v = 0; v < kVectors; ++v) {
+          sum[r][v] = multiply_add<kPairs>(sum[r][v], row, columns[v]);
+        }
       }
+      a += kTileRows;
+      b += kVectors * kLanes;
     }
-    a += kTileRows;
-    b += kVectors * kLanes;
-  }
+  };
+  const int64_t last_steps = tile.steps < kLastSteps ? tile.steps : kLastSteps;
+  take_steps(tile.steps - last_steps);
+  prefetch_last(tile);
+  take_steps(last_steps);
   if (tile.how == TileStore::finished) {
     const GemmOutput& output = *tile.output;
 #pragma GCC unroll 14
@@ -585,27 +615,26 @@ void finish_transposed_tile(const float* tile, int64_t rows, int64_t columns, in
   }
 }
 
-void prefetch_tile(int64_t rows, int64_t columns, int64_t row, int64_t column,
-                   const GemmOutput& output) {
+// The memory that a tile ends with; (row, column) is its first element.
+void find_last(LastPiece (&last)[3], int64_t rows, int64_t columns, int64_t row, int64_t column,
+               const GemmOutput& output) {
   if (output.transposed) {
-    const float* line = static_cast<const float*>(output.y) + column * output.stride + row;
-    for (int64_t c = 0; c < columns; ++c, line += output.stride) __builtin_prefetch(line, 1);
+    const float* first = static_cast<const float*>(output.y) + column * output.stride + row;
+    last[0] = {reinterpret_cast<const char*>(first), output.stride * 4, static_cast<int>(columns),
+               static_cast<int>(rows * 4 - 1)};
     return;
   }
-  const auto prefetch = [&](const void* p, int64_t stride, GemmElement element) {
+  const auto piece = [&](const void* p, int64_t stride, GemmElement element) {
     const int64_t size = element == GemmElement::f32 ? 4 : 2;
-    for (int64_t r = 0; r < rows; ++r) {
-      const char* line = static_cast<const char*>(p) + ((row + r) * stride + column) * size;
-      __builtin_prefetch(line, 1);
-      if (element == GemmElement::f32) __builtin_prefetch(line + 64, 1);
-    }
+    return LastPiece{static_cast<const char*>(p) + (row * stride + column) * size, stride * size,
+                     static_cast<int>(rows), columns * size > kLine ? kLine : 0};
   };
-  prefetch(output.y, output.stride, output.element);
+  last[0] = piece(output.y, output.stride, output.element);
   if (output.residual != nullptr) {
-    prefetch(output.residual, output.residual_stride, output.residual_element);
+    last[1] = piece(output.residual, output.residual_stride, output.residual_element);
   }
   if (output.previous != nullptr && output.previous != output.y) {
-    prefetch(output.previous, output.previous_stride, output.previous_element);
+    last[2] = piece(output.previous, output.previous_stride, output.previous_element);
   }
 }
 
@@ -639,8 +668,6 @@ class LinesAhead {
   }
 
  private:
-  static constexpr int64_t kLine = 64;
-
   const GemmAhead& ahead_;
   int64_t steps_;
   int64_t row_ = 0;
@@ -682,7 +709,7 @@ void multiply(const GemmBlock& block) {
       const int64_t columns_left = block.columns - column;
       const int64_t columns = columns_left < kTileColumns ? columns_left : kTileColumns;
       const int vectors = columns <= kLanes ? 1 : 2;
-      prefetch_tile(rows, columns, row, column, output);
+      find_last(tile.last, rows, columns, row, column, output);
       tile.a = a + (a_stays ? inner : outer) * block.a_panel_stride;
       tile.b = b + (a_stays ? outer : inner) * block.b_panel_stride +
                block.first_step * vectors * kLanes;
