@@ -433,6 +433,9 @@ struct Tile {
   int64_t panel_ahead_stride;
   const char* line_ahead;
   int64_t line_ahead_stride;
+  // Where the panel of A or of B comes from that a packing tile fills while it multiplies.
+  const void* source;
+  int64_t source_stride;  // in elements
 };
 
 // Steps before the end at which the memory that a tile ends with is asked for: the panels of a long
@@ -449,15 +452,79 @@ constexpr int64_t kLastSteps = 128;
   }
 }
 
-template <int kRows, int kVectors, bool kPairs>
+template <bool kValue>
+struct Constant {
+  constexpr operator bool() const { return kValue; }  // NOLINT(google-explicit-constructor)
+};
+
+template <GemmWord kWord>
+struct SourceElement {
+  using Type = uint16_t;
+};
+template <>
+struct SourceElement<GemmWord::f32> {
+  using Type = float;
+};
+
+// Fills a whole panel, step by step. What is multiplied has room for it: the arithmetic of a step
+// takes longer than everything else.
+template <GemmWord kWord, bool kOfA>
+class StepPacker {
+ public:
+  using Element = typename SourceElement<kWord>::Type;
+  static constexpr bool kPacks = true;
+
+  explicit StepPacker(const Tile& tile)
+      : row_(static_cast<const Element*>(tile.source)),
+        row_stride_(tile.source_stride),
+        target_(const_cast<float*>(kOfA ? tile.a : tile.b)) {}
+
+  [[gnu::always_inline]] void step() {
+    const int64_t step_stride = kElementsPerWord<kWord> * row_stride_;
+    const Element* ahead = row_ + kStepsAhead * step_stride;
+    __builtin_prefetch(ahead);
+    if constexpr (kElementsPerWord<kWord> == 2) __builtin_prefetch(ahead + row_stride_);
+    if constexpr (!kOfA && kWord == GemmWord::f32) __builtin_prefetch(ahead + kLanes);
+#pragma GCC unroll 2
+    for (int v = 0; v < (kOfA ? 1 : kTileVectors); ++v) {
+      const Element* row = row_ + v * kLanes;
+      store_first(target_ + v * kLanes, load_across<kWord>(row, row + row_stride_),
+                  kOfA ? kTileRows : kLanes);
+    }
+    row_ += step_stride;
+    target_ += kOfA ? kTileRows : kTileColumns;
+  }
+
+ private:
+  static constexpr int64_t kStepsAhead = 16;
+
+  const Element* row_;
+  int64_t row_stride_;
+  float* target_;
+};
+
+struct NoPacker {
+  static constexpr bool kPacks = false;
+  explicit NoPacker(const Tile&) {}
+  void step() {}
+};
+
+// Steps that packing is ahead of multiplying.
+constexpr int64_t kPackedAhead = 16;
+// A shorter panel is packed first.
+constexpr int64_t kFewestPackedSteps = 2 * kLastSteps;
+
+template <int kRows, int kVectors, bool kPairs, typename Packer = NoPacker>
 void multiply_tile(const Tile& tile) {
   const float* a = tile.a;
   const float* b = tile.b;
   const char* panel_ahead = tile.panel_ahead;
   const char* line_ahead = tile.line_ahead;
   F32 sum[kRows][kVectors] = {};
-  const auto take_steps = [&](int64_t steps) __attribute__((always_inline)) {
+  Packer packer(tile);
+  const auto take_steps = [&](int64_t steps, auto packs) __attribute__((always_inline)) {
     for (int64_t step = steps; step > 0; --step) {
+      if constexpr (packs) packer.step();
       __builtin_prefetch(panel_ahead, 0, 2);
       panel_ahead += tile.panel_ahead_stride;
       __builtin_prefetch(line_ahead, 0, 2);
@@ -477,10 +544,19 @@ void multiply_tile(const Tile& tile) {
       b += kVectors * kLanes;
     }
   };
+  constexpr Constant<Packer::kPacks> kPacks;
   const int64_t last_steps = tile.steps < kLastSteps ? tile.steps : kLastSteps;
-  take_steps(tile.steps - last_steps);
+  if constexpr (kPacks) {
+    for (int64_t step = 0; step < kPackedAhead; ++step) packer.step();
+  }
+  take_steps(tile.steps - last_steps, kPacks);
   prefetch_last(tile);
-  take_steps(last_steps);
+  if constexpr (kPacks) {
+    take_steps(last_steps - kPackedAhead, kPacks);
+    take_steps(kPackedAhead, Constant<false>());
+  } else {
+    take_steps(last_steps, kPacks);
+  }
   if (tile.how == TileStore::finished) {
     const GemmOutput& output = *tile.output;
 #pragma GCC unroll 14
@@ -559,6 +635,44 @@ TileFunction tile_function(int64_t rows, int vectors, GemmWord word) {
 #endif
   (void)word;
   return vectors == 1 ? tile_function<1, false>(rows) : tile_function<2, false>(rows);
+}
+
+template <bool kOfA>
+TileFunction packing_tile_function(GemmWord word) {
+  constexpr int kRows = kTileRows;
+  constexpr int kVectors = kTileVectors;
+  switch (word) {
+    case GemmWord::f32:
+      return multiply_tile<kRows, kVectors, false, StepPacker<GemmWord::f32, kOfA>>;
+#if defined(__AVX512BF16__)
+    case GemmWord::bf16_pair:
+      return multiply_tile<kRows, kVectors, true, StepPacker<GemmWord::bf16_pair, kOfA>>;
+#else
+    case GemmWord::bf16_pair:
+#endif
+    case GemmWord::rounded_f32: break;
+  }
+  return multiply_tile<kRows, kVectors, false, StepPacker<GemmWord::rounded_f32, kOfA>>;
+}
+
+// The panel of an operand that begins with element `first` of its extent, in the place of `panel`.
+GemmPack panel_of(const GemmPack& all, int64_t first, const float* panel) {
+  const int64_t size = all.element == GemmElement::f32 ? 4 : 2;
+  GemmPack one = all;
+  one.panels = const_cast<uint32_t*>(reinterpret_cast<const uint32_t*>(panel));
+  one.source = static_cast<const char*>(all.source) + first * size;
+  one.extent = all.extent - first < all.width ? all.extent - first : all.width;
+  one.readable_extent = all.readable_extent - first;
+  return one;
+}
+
+// Whether a tile can fill the panel while it multiplies. Vectors are read whole.
+bool packs_step_by_step(const GemmPack& panel, int64_t steps) {
+  const bool as_they_are =
+      (panel.element == GemmElement::f32) == (panel.word == GemmWord::f32);
+  const int64_t elements = panel.word == GemmWord::bf16_pair ? 2 * steps : steps;
+  return as_they_are && steps >= kFewestPackedSteps && panel.contraction == elements &&
+         panel.extent == panel.width && panel.readable_extent >= kLanes;
 }
 
 // Adds what the output asks for to a tile and stores it. (row, column) is the tile's first element.
@@ -726,7 +840,28 @@ void multiply(const GemmBlock& block) {
         tile.row = row;
         tile.column = column;
       }
-      tile_function(rows, vectors, block.word)(tile);
+      TileFunction function = tile_function(rows, vectors, block.word);
+      const bool whole = rows == kTileRows && vectors == kTileVectors;
+      if (block.packs_a != nullptr && column == 0) {
+        const GemmPack panel = panel_of(*block.packs_a, row, tile.a);
+        if (whole && packs_step_by_step(panel, block.steps)) {
+          tile.source = panel.source;
+          tile.source_stride = panel.row_stride;
+          function = packing_tile_function<true>(block.word);
+        } else {
+          pack(panel);
+        }
+      } else if (block.packs_b != nullptr && row == 0) {
+        const GemmPack panel = panel_of(*block.packs_b, column, tile.b);
+        if (whole && packs_step_by_step(panel, block.steps)) {
+          tile.source = panel.source;
+          tile.source_stride = panel.row_stride;
+          function = packing_tile_function<false>(block.word);
+        } else {
+          pack(panel);
+        }
+      }
+      function(tile);
       tile.panel_ahead += block.steps * tile.panel_ahead_stride;
       if (output.transposed) {
         finish_transposed_tile(buffer, rows, columns, row, column, output);
