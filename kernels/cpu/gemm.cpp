@@ -157,7 +157,9 @@ void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
          .columns = item.columns,
          .word = word,
          .output = output,
-         .ahead = steps == block_steps ? rows_ahead(product.x, next_row, next_rows) : GemmAhead{}});
+         .ahead = steps == block_steps ? rows_ahead(product.x, next_row, next_rows) : GemmAhead{},
+         .packs_a = nullptr,
+         .packs_b = nullptr});
   }
 }
 
@@ -181,25 +183,25 @@ class TransposedOperand {
 
   // Fills steps from `first_step` on of some panels, the first of which is at `words`, with the
   // source's rows of these tokens.
-  void pack(const GemmKernels& kernels, GemmWord word, Range panels, Range tokens, uint32_t* words,
-            int64_t first_step) const {
+  GemmPack packing(GemmWord word, Range panels, Range tokens, uint32_t* words,
+                   int64_t first_step) const {
     const int64_t first = first_element(panels.begin);
-    kernels.pack({.panels = words,
-                  .panel_stride = panel_stride_,
-                  .first_step = first_step,
-                  .width = width_,
-                  .halves_last = halves_last_,
-                  .source = source_.at(tokens.begin, first),
-                  .row_stride = source_.row_stride,
-                  .extent = first_element(panels.end) - first,
-                  .readable_extent = source_.columns - first,
-                  .contraction = tokens.end - tokens.begin,
-                  .contracts_rows = true,
-                  .element = source_.element,
-                  .word = word});
+    return {.panels = words,
+            .panel_stride = panel_stride_,
+            .first_step = first_step,
+            .width = width_,
+            .halves_last = halves_last_,
+            .source = source_.at(tokens.begin, first),
+            .row_stride = source_.row_stride,
+            .extent = first_element(panels.end) - first,
+            .readable_extent = source_.columns - first,
+            .contraction = tokens.end - tokens.begin,
+            .contracts_rows = true,
+            .element = source_.element,
+            .word = word};
   }
 
-  // Where pack() will read.
+  // Where packing() will read.
   GemmAhead source_of(Range panels, Range tokens) const {
     const int64_t first = first_element(panels.begin);
     if (first == source_.columns) return {};
@@ -350,13 +352,15 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
     parallel_ranges(steps, kPackSteps, [&](int64_t begin, int64_t end) {
       const int64_t first = first_token + begin * elements_per_step(word);
       const int64_t last = std::min(end_token, first_token + end * elements_per_step(word));
-      shared.pack(kernels, word, {0, shared.panels()}, {first, last}, shared_words, begin);
+      kernels.pack(
+          shared.packing(word, {0, shared.panels()}, {first, last}, shared_words, begin));
     });
     parallel_ranges(cut.panels(), panels_per_item, [&](int64_t begin, int64_t end) {
       const int64_t words = panels_per_item * cut.panel_stride();
       auto* const cut_words =
           static_cast<uint32_t*>(thread_scratch(static_cast<size_t>(4 * words)));
-      cut.pack(kernels, word, {begin, end}, {first_token, end_token}, cut_words, 0);
+      const GemmPack packing =
+          cut.packing(word, {begin, end}, {first_token, end_token}, cut_words, 0);
       // Items are handed out in order, so the next one of this thread is likely so many further.
       const int64_t next = std::min(begin + num_threads * panels_per_item, cut.panels());
       const int64_t next_end = std::min(next + panels_per_item, cut.panels());
@@ -379,7 +383,9 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
                         .columns = cuts_b ? count : shared.elements(),
                         .word = word,
                         .output = output,
-                        .ahead = cut.source_of({next, next_end}, {first_token, end_token})});
+                        .ahead = cut.source_of({next, next_end}, {first_token, end_token}),
+                        .packs_a = cuts_b ? nullptr : &packing,
+                        .packs_b = cuts_b ? &packing : nullptr});
     });
   }
 }
