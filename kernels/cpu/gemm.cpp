@@ -352,8 +352,7 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
     parallel_ranges(steps, kPackSteps, [&](int64_t begin, int64_t end) {
       const int64_t first = first_token + begin * elements_per_step(word);
       const int64_t last = std::min(end_token, first_token + end * elements_per_step(word));
-      kernels.pack(
-          shared.packing(word, {0, shared.panels()}, {first, last}, shared_words, begin));
+      kernels.pack(shared.packing(word, {0, shared.panels()}, {first, last}, shared_words, begin));
     });
     parallel_ranges(cut.panels(), panels_per_item, [&](int64_t begin, int64_t end) {
       const int64_t words = panels_per_item * cut.panel_stride();
