@@ -481,7 +481,7 @@ class StepPacker {
 
   [[gnu::always_inline]] void step() {
     const int64_t step_stride = kElementsPerWord<kWord> * row_stride_;
-    const Element* ahead = row_ + kStepsAhead * step_stride;
+    const Element* ahead = row_ + kRowsAhead * row_stride_;
     __builtin_prefetch(ahead);
     if constexpr (kElementsPerWord<kWord> == 2) __builtin_prefetch(ahead + row_stride_);
     if constexpr (!kOfA && kWord == GemmWord::f32) __builtin_prefetch(ahead + kLanes);
@@ -496,7 +496,8 @@ class StepPacker {
   }
 
  private:
-  static constexpr int64_t kStepsAhead = 16;
+  // Rows often lie a power of two apart: more of them would not fit a set of the first-level cache.
+  static constexpr int64_t kRowsAhead = 16;
 
   const Element* row_;
   int64_t row_stride_;
@@ -668,8 +669,7 @@ GemmPack panel_of(const GemmPack& all, int64_t first, const float* panel) {
 
 // Whether a tile can fill the panel while it multiplies. Vectors are read whole.
 bool packs_step_by_step(const GemmPack& panel, int64_t steps) {
-  const bool as_they_are =
-      (panel.element == GemmElement::f32) == (panel.word == GemmWord::f32);
+  const bool as_they_are = (panel.element == GemmElement::f32) == (panel.word == GemmWord::f32);
   const int64_t elements = panel.word == GemmWord::bf16_pair ? 2 * steps : steps;
   return as_they_are && steps >= kFewestPackedSteps && panel.contraction == elements &&
          panel.extent == panel.width && panel.readable_extent >= kLanes;
@@ -759,14 +759,17 @@ bool is_plain(const GemmOutput& output) {
          (output.previous == output.y && output.element == GemmElement::f32);
 }
 
-// Deals the lines of a GemmAhead out to the tiles of a block: to every tile one line of as many
-// rows as it has steps.
+// Deals the lines of a GemmAhead out to the last tiles of a block: to every tile one line of as
+// many rows as it has steps. Earlier ones would be driven out again.
 class LinesAhead {
  public:
-  explicit LinesAhead(const GemmBlock& block) : ahead_(block.ahead), steps_(block.steps) {}
+  LinesAhead(const GemmBlock& block, int64_t tiles) : ahead_(block.ahead), steps_(block.steps) {
+    const int64_t lines = (ahead_.bytes + 2 * kLine - 2) / kLine;
+    waits_ = tiles - lines * ((ahead_.rows + steps_ - 1) / steps_);
+  }
 
   void give(Tile& tile) {
-    if (offset_ >= ahead_.bytes) {
+    if (waits_-- > 0 || offset_ >= ahead_.bytes) {
       tile.line_ahead = tile.panel_ahead;
       tile.line_ahead_stride = 0;
       return;
@@ -784,6 +787,7 @@ class LinesAhead {
  private:
   const GemmAhead& ahead_;
   int64_t steps_;
+  int64_t waits_;  // tiles
   int64_t row_ = 0;
   int64_t offset_ = 0;
 };
@@ -799,7 +803,6 @@ void multiply(const GemmBlock& block) {
   if (output.previous != nullptr) plain_store = TileStore::f32_add;
   const TileStore whole_store = plain ? plain_store : TileStore::finished;
   alignas(64) float buffer[kTileRows * kTileColumns];
-  LinesAhead lines_ahead(block);
   // The operand with fewer panels stays in the cache, while the other one's pass by once. All tiles
   // of a passing panel share the prefetching of the next one.
   const int64_t a_panels = (block.rows + kTileRows - 1) / kTileRows;
@@ -807,6 +810,7 @@ void multiply(const GemmBlock& block) {
   const bool a_stays = a_panels <= b_panels;
   const int64_t passing = a_stays ? b_panels : a_panels;
   const int64_t staying = a_stays ? a_panels : b_panels;
+  LinesAhead lines_ahead(block, passing * staying);
   const int64_t passing_step_bytes = 4 * (a_stays ? kTileColumns : kTileRows);
   const int64_t passing_panel_stride = a_stays ? block.b_panel_stride : block.a_panel_stride;
   for (int64_t outer = 0; outer < passing; ++outer) {
