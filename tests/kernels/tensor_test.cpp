@@ -24,7 +24,7 @@ double rounding(Dtype to) { return to == Dtype::bf16 ? 1.0 / 256 : 0x1p-24; }
 
 TEST(Tensor, CopiesAndConvertsAnyShape) {
   for (const Shape shape :
-       {Shape{65537}, Shape{21847, 3}, Shape{3, 21847}, Shape{7, 11, 13}, Shape{0, 4}}) {
+       {Shape{65537}, Shape{21847, 3}, Shape{3, 40}, Shape{7, 11, 13}, Shape{0, 4}}) {
     for (const Dtype from : {Dtype::f32, Dtype::bf16, Dtype::f64}) {
       const Tensor x = random_normal(shape, from, 1);
       for (const Dtype to : {Dtype::f32, Dtype::bf16, Dtype::f64}) {
