@@ -149,8 +149,7 @@ inline void expect_at_most_twice_naive(const char* what, const Tensor& actual, c
       << what;
 }
 
-inline void expect_matches_reference(const Problem& p, Dtype dtype) {
-  const Inputs inputs = random_inputs(p, dtype);
+inline void expect_matches_reference(const Problem& p, Dtype dtype, const Inputs& inputs) {
   const Results exact = run(p, to(inputs, Dtype::f64));
   const Results plain = naive(p, inputs, dtype);
   const Results actual = run(p, inputs);
@@ -160,6 +159,9 @@ inline void expect_matches_reference(const Problem& p, Dtype dtype) {
   expect_at_most_twice_naive("dq", actual.dq, plain.dq, exact.dq, allowance);
   expect_at_most_twice_naive("dk", actual.dk, plain.dk, exact.dk, allowance);
   expect_at_most_twice_naive("dv", actual.dv, plain.dv, exact.dv, allowance);
+}
+inline void expect_matches_reference(const Problem& p, Dtype dtype) {
+  expect_matches_reference(p, dtype, random_inputs(p, dtype));
 }
 
 // Every level that this CPU can run, with both storage types.

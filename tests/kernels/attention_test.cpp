@@ -154,6 +154,20 @@ TEST_P(AttentionPath, LargeScoresStayFinite) {
   for (const double value : actual.dk.values()) ASSERT_TRUE(std::isfinite(value));
 }
 
+// Far more than what probabilities may be ahead of their reference, again and again, and in one
+// lane of a tile before another.
+TEST_P(AttentionPath, MatchesReferenceWhereScoresGrow) {
+  for (const int64_t window : {0, 60}) {
+    const Problem p{.layout = SequenceLayout::unpacked(1, 200), .pattern = {window}};
+    Inputs inputs = random_inputs(p, Dtype::f32);
+    for (int64_t token = 0; token < p.layout.keys(); ++token) {
+      float* const row = inputs.k.data<float>() + token * p.kv_heads * p.width;
+      for (int64_t i = 0; i < p.kv_heads * p.width; ++i) row[i] *= 0.1F * static_cast<float>(token);
+    }
+    expect_matches_reference(p, GetParam().dtype, to(inputs, GetParam().dtype));
+  }
+}
+
 TEST_P(AttentionPath, TheScaleMayHaveAnySign) {
   for (const float scale : {-0.125F, 0.0F}) {
     Problem p{.layout = packed(1, 80, {0, 30}), .heads = 1, .kv_heads = 1, .scale = scale};
