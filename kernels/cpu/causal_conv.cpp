@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/thread_pool.h"
+#include "kernels/cpu/beyond_caches.h"
 #include "kernels/cpu/isa/causal_conv.h"
 #include "kernels/cpu/row_state.h"
 #include "kernels/reference/causal_conv.h"
@@ -121,6 +122,7 @@ void causal_conv(Stream, const CausalConvArgs& args) {
         .in = block_of(item, args.x, args.weight, args.bias, args.initial, layout, resets),
         .y = pointer_at(args.y, item.row * layout.row_length, item.channel),
         .y_stride = args.y.row_stride(),
+        .streams = is_beyond_caches(args.y),
     });
   });
   if (args.final_state) keep_final_state(args, resets);
@@ -149,6 +151,7 @@ void causal_conv_backward(Stream, const CausalConvBackwardArgs& args) {
         .dx_stride = args.dx.row_stride(),
         .partial = floats_at(partials, item.block, item.channel),
         .partial_stride = channels,
+        .streams = is_beyond_caches(args.dx),
     });
   });
   // Blocks in order, so that the sums do not depend on who made them.

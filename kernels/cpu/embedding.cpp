@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/thread_pool.h"
+#include "kernels/cpu/beyond_caches.h"
 #include "kernels/cpu/isa/embedding.h"
 #include "kernels/reference/embedding.h"
 
@@ -10,8 +11,9 @@ namespace sidewinder::cpu {
 namespace {
 
 // Columns of one work item of the backward pass: each item walks all tokens in order over its own
-// columns, so no two items add to the same element. 64 f32 elements are four cache lines.
-constexpr int64_t kColumns = 64;
+// columns, so no two items add to the same element. Fewer columns make more of the pages of memory
+// that every row opens, more leave threads without an item.
+constexpr int64_t kColumns = 128;
 
 }  // namespace
 
@@ -32,6 +34,7 @@ void embedding(Stream, const EmbeddingArgs& args) {
         .y_stride = args.y.row_stride(),
         .table_stride = args.table.row_stride(),
         .y_bf16 = bf16,
+        .streams = is_beyond_caches(args.y),
     });
   });
 }

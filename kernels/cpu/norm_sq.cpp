@@ -10,6 +10,7 @@ namespace sidewinder::cpu {
 namespace {
 
 constexpr int64_t kElements = 65536;  // of one partial sum
+constexpr int64_t kSums = 4;          // of one work item
 
 double partial_sum(const Tensor& x, int64_t begin, int64_t count) {
   switch (x.dtype()) {
@@ -27,8 +28,12 @@ double partial_sum(const Tensor& x, int64_t begin, int64_t count) {
 void norm_sq(Stream, const NormSqArgs& args) {
   const int64_t count = args.x.count();
   std::vector<double> partial(static_cast<size_t>((count + kElements - 1) / kElements));
-  parallel_ranges(count, kElements, [&](int64_t begin, int64_t end) {
-    partial[static_cast<size_t>(begin / kElements)] = partial_sum(args.x, begin, end - begin);
+  parallel_ranges(count, kSums * kElements, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += kElements) {
+      const int64_t left = end - i;
+      partial[static_cast<size_t>(i / kElements)] =
+          partial_sum(args.x, i, left < kElements ? left : kElements);
+    }
   });
   double sum = 0;
   for (const double value : partial) sum += value;

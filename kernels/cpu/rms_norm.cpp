@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/thread_pool.h"
+#include "kernels/cpu/beyond_caches.h"
 #include "kernels/cpu/isa/rms_norm.h"
 #include "kernels/reference/rms_norm.h"
 
@@ -44,6 +45,7 @@ void rms_norm(Stream, const RmsNormArgs& args) {
         .x_stride = args.x.row_stride(),
         .y_bf16 = is_bf16(args.y),
         .x_bf16 = is_bf16(args.x),
+        .streams = is_beyond_caches(args.y),
         .eps = static_cast<float>(args.eps),
     });
   });

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/thread_pool.h"
+#include "kernels/cpu/beyond_caches.h"
 #include "kernels/cpu/isa/swiglu.h"
 #include "kernels/reference/swiglu.h"
 
@@ -13,9 +14,6 @@ namespace {
 int64_t rows_per_item(int64_t width) {
   return std::max<int64_t>(1, 65536 / std::max<int64_t>(1, width));
 }
-
-// Results of this size leave the caches before anyone reads them.
-constexpr size_t kBeyondCaches = size_t{32} << 20;
 
 char* row_pointer(const Tensor& tensor, int64_t row) {
   return static_cast<char*>(tensor.raw()) +
@@ -36,7 +34,7 @@ void swiglu(Stream, const SwigluArgs& args) {
         .y_stride = args.y.row_stride(),
         .gate_up_stride = args.gate_up.row_stride(),
         .bf16 = args.gate_up.dtype() == Dtype::bf16,
-        .streams = args.y.bytes() > kBeyondCaches,
+        .streams = is_beyond_caches(args.y),
     });
   });
 }
@@ -58,7 +56,7 @@ void swiglu_backward(Stream, const SwigluBackwardArgs& args) {
         .gate_up_stride = args.gate_up.row_stride(),
         .bf16 = args.gate_up.dtype() == Dtype::bf16,
         .streams = !args.y.defined() && args.dgate_up.raw() != args.gate_up.raw() &&
-                   args.dgate_up.bytes() > kBeyondCaches,
+                   is_beyond_caches(args.dgate_up),
     });
   });
 }

@@ -1,25 +1,29 @@
-// A few tokens at a time, all strips of the group before the next tokens: rows are read and written
-// in their order, and the W − 1 rows before them are still in the first-level cache.
+// A tile of tokens at a time, and a strip of channels after the other down its tokens: taps, the
+// last inputs and sums stay in registers, while rows come and go in long pieces.
 
 #include "kernels/cpu/isa/causal_conv.h"
+
+#include <array>
 
 #include "kernels/cpu/isa/strip.h"
 
 namespace sidewinder::SIDEWINDER_ISA {
 namespace {
 
-constexpr int kMostStrips = kConvGroup / kLanes;
+// A strip is two vectors. Of bf16 they hold the even and the odd channels, as these lie in the
+// halves of 32-bit lanes: no lane moves until the results are stored.
+constexpr int kStrip = 2 * kLanes;
+constexpr int kMostStrips = kConvGroup / kStrip;
+constexpr int kTile = 16;  // tokens; the next ones are asked for meanwhile
+
+// Of dp and the weights, whose product is free of it: t = −log2 e · pre makes 2^t = e^−pre.
+constexpr float kScale = -kLog2E;
 
 // Tokens [begin, end) of a block that belong to one document, which ends at `document_end`. The
 // document begins at `document`, or before the row (−1) when it continues a carried state.
 struct Piece {
   int64_t begin, end;
   int64_t document, document_end;
-
-  // Whether the W − 1 inputs before token t are rows of x.
-  bool has_rows_before(int64_t t, int width) const {
-    return t - (width - 1) >= (document < 0 ? 0 : document);
-  }
 };
 
 template <typename Do>
@@ -34,103 +38,237 @@ void for_each_piece(const ConvBlock& in, Do&& piece) {
   }
 }
 
-// Calls of(strip, count) for the strips of a group, of whole ones with a constant count.
+// Calls of(strip, channels of the strip) for the strips of a group, of whole ones with a constant.
 template <typename Of>
 [[gnu::always_inline]] inline void for_each_strip(int channels, Of&& of) {
-  const int whole = channels / kLanes;
-  for (int s = 0; s < whole; ++s) of(s, std::integral_constant<int, kLanes>{});
-  if (whole * kLanes < channels) of(whole, channels - whole * kLanes);
+  const int whole = channels / kStrip;
+  for (int s = 0; s < whole; ++s) of(s, std::integral_constant<int, kStrip>{});
+  if (whole * kStrip < channels) of(whole, channels - whole * kStrip);
 }
 
-// Calls of(Pack size, t, whether the rows before t are there) for the tokens of a piece.
-template <int kWidth, typename Of>
-[[gnu::always_inline]] inline void for_each_tokens(const Piece& piece, Of&& of) {
-  for (int64_t t = piece.begin; t < piece.end;) {
-    if (!piece.has_rows_before(t, kWidth)) {
-      of(Pack<1>{}, t++, std::false_type{});
-    } else if (t + kTogether <= piece.end) {
-      of(Pack<kTogether>{}, t, std::true_type{});
-      t += kTogether;
-    } else {
-      of(Pack<1>{}, t++, std::true_type{});
-    }
+// Calls of(std::integral_constant) for the two vectors of a strip.
+template <typename Of>
+[[gnu::always_inline]] inline void for_each_half(Of&& of) {
+  of(std::integral_constant<int, 0>{});
+  of(std::integral_constant<int, 1>{});
+}
+
+template <int kHalf>
+[[gnu::always_inline]] inline F32 load_half(const uint16_t* p) {
+  const U32 pairs = reinterpret_cast<U32>(load_pairs(p));
+  return reinterpret_cast<F32>(kHalf == 0 ? pairs << 16 : pairs & 0xffff0000U);
+}
+template <int kHalf>
+[[gnu::always_inline]] inline F32 load_half(const float* p) {
+  return load(p + kHalf * kLanes);
+}
+
+// The channels past `count` read as zero.
+template <int kHalf, typename T>
+[[gnu::noinline]] F32 load_half_of_partial(const T* p, int count) {
+  T buffer[kStrip] = {};
+  for (int i = 0; i < count; ++i) buffer[i] = p[i];
+  return load_half<kHalf>(buffer);
+}
+template <int kHalf, typename T>
+[[gnu::always_inline]] inline F32 load_half(const T* p, int count) {
+  return count == kStrip ? load_half<kHalf>(p) : load_half_of_partial<kHalf>(p, count);
+}
+
+// The channel in a lane of a strip of T.
+template <typename T>
+int channel_of(int half, int lane) {
+  return sizeof(T) == 2 ? 2 * lane + half : half * kLanes + lane;
+}
+
+// f32 values of the channels of a strip of T, `stride` apart.
+template <typename T, int kHalf>
+[[gnu::noinline]] F32 gather(const float* p, int64_t stride, int count) {
+  float lanes[kLanes] = {};
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int channel = channel_of<T>(kHalf, lane);
+    if (channel < count) lanes[lane] = p[channel * stride];
+  }
+  return load(lanes);
+}
+template <typename T, int kHalf>
+[[gnu::noinline]] void scatter(float* p, F32 value, int count) {
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int channel = channel_of<T>(kHalf, lane);
+    if (channel < count) p[channel] = value[lane];
   }
 }
 
-// The weights of a strip, as vectors over its channels.
+#if !defined(__AVX512BF16__)
+// In the upper halves, rounded to nearest even.
+inline U32 rounded_bf16(F32 value) {
+  const U32 word = reinterpret_cast<U32>(value);
+  const U32 rounded = word + 0x7fffU + ((word >> 16) & 1U);
+  const I32 nan = value != value;
+  return (rounded & ~reinterpret_cast<U32>(nan)) |
+         ((word | 0x400000U) & reinterpret_cast<U32>(nan));
+}
+#endif
+
+// The even and the odd channels of a strip of bf16.
+[[gnu::always_inline]] inline void store_strip_of_bf16(uint16_t* p, F32 even, F32 odd,
+                                                       [[maybe_unused]] bool streams) {
+#if defined(__AVX512BF16__)
+  alignas(64) static constexpr std::array<uint16_t, kStrip> kInterleaved = [] {
+    std::array<uint16_t, kStrip> order{};
+    for (int i = 0; i < kStrip; ++i) order[i] = static_cast<uint16_t>(i / 2 + i % 2 * kLanes);
+    return order;
+  }();
+  const __m512i both = reinterpret_cast<__m512i>(
+      _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(odd), reinterpret_cast<__m512>(even)));
+  const __m512i ordered = _mm512_permutexvar_epi16(_mm512_load_si512(kInterleaved.data()), both);
+  if (streams && reinterpret_cast<uintptr_t>(p) % 64 == 0) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), ordered);
+  } else {
+    _mm512_storeu_si512(p, ordered);
+  }
+#else
+  const U32 both = (rounded_bf16(even) >> 16) | (rounded_bf16(odd) & 0xffff0000U);
+  __builtin_memcpy(p, &both, sizeof both);
+#endif
+}
+
+// Stores vector kHalf of a strip: of bf16 both at once with the second, until when the first is
+// `kept`.
+template <int kHalf, typename T>
+[[gnu::always_inline]] inline void store_half(T* p, F32 value, F32& kept, int count, bool streams) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (count == kStrip) {
+      streams ? stream(p + kHalf * kLanes, value) : store(p + kHalf * kLanes, value);
+    } else {
+      scatter<T, kHalf>(p, value, count);
+    }
+  } else if constexpr (kHalf == 0) {
+    kept = value;
+  } else if (count == kStrip) {
+    store_strip_of_bf16(p, kept, value, streams);
+  } else {
+    T buffer[kStrip];
+    store_strip_of_bf16(buffer, kept, value, false);
+    for (int i = 0; i < count; ++i) p[i] = buffer[i];
+  }
+}
+
+// Of one vector, times a scale.
 template <int kWidth>
 struct Weights {
   F32 tap[kWidth];
   F32 bias;
 };
 
-template <int kWidth>
-Weights<kWidth> weights_of(const ConvBlock& in, int strip) {
-  const int count = strip_count(in.channels, strip);
-  Weights<kWidth> weights;
-  for (int k = 0; k < kWidth; ++k) {
-    float lanes[kLanes] = {};
-    for (int i = 0; i < count; ++i)
-      lanes[i] = in.weight[(strip * kLanes + i) * in.weight_stride + k];
-    weights.tap[k] = load(lanes);
-  }
-  weights.bias = in.bias == nullptr ? F32{} : load_strip(in.bias + strip * kLanes, count);
-  return weights;
-}
-
-template <int kWidth>
+template <typename T, int kWidth>
 struct GroupWeights {
-  Weights<kWidth> of[kMostStrips];
+  Weights<kWidth> of[kMostStrips][2];
 
-  explicit GroupWeights(const ConvBlock& in) {
-    for (int s = 0; s < strips_of(in.channels); ++s) of[s] = weights_of<kWidth>(in, s);
+  GroupWeights(const ConvBlock& in, float scale) {
+    for_each_strip(in.channels, [&](int s, int count) {
+      const int channel = s * kStrip;
+      for_each_half([&](auto half) {
+        constexpr int kHalf = decltype(half)::value;
+        Weights<kWidth>& weights = of[s][kHalf];
+        for (int k = 0; k < kWidth; ++k) {
+          weights.tap[k] = scale * gather<T, kHalf>(in.weight + channel * in.weight_stride + k,
+                                                    in.weight_stride, count);
+        }
+        weights.bias =
+            in.bias == nullptr ? F32{} : scale * gather<T, kHalf>(in.bias + channel, 1, count);
+      });
+    });
   }
 };
 
-// kCount tokens and the kWidth − 1 before them.
+// The inputs t − (W − 1) to t − 1 of a strip. Those before the document are zero or from the
+// carried state.
+template <typename T, int kHalf, int kWidth>
+[[gnu::always_inline]] inline void load_inputs_before(const ConvBlock& in, const Piece& piece,
+                                                      int64_t t, int strip, int count,
+                                                      F32 (&inputs)[kWidth - 1]) {
+  const T* x = static_cast<const T*>(in.x) + strip * kStrip;
+#pragma GCC unroll 8
+  for (int i = 0; i < kWidth - 1; ++i) {
+    const int64_t token = t - (kWidth - 1) + i;
+    if (token >= 0 && token >= piece.document) {
+      inputs[i] = load_half<kHalf>(x + token * in.x_stride, count);
+    } else if (token < 0 && piece.document < 0 && in.initial != nullptr) {
+      inputs[i] = gather<T, kHalf>(
+          in.initial + (token + kWidth - 1) * in.initial_stride + strip * kStrip, 1, count);
+    } else {
+      inputs[i] = F32{};
+    }
+  }
+}
+
+// A pack with the W − 1 vectors before it.
 template <int kWidth, int kCount>
 struct Window {
   F32 at[kWidth - 1 + kCount];
+
+  [[gnu::always_inline]] Window(const F32 (&before)[kWidth - 1], const Pack<kCount>& pack) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kWidth - 1; ++i) at[i] = before[i];
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) at[kWidth - 1 + i] = pack.at[i];
+  }
+  [[gnu::always_inline]] void keep_last(F32 (&before)[kWidth - 1]) const {
+#pragma GCC unroll 8
+    for (int i = 0; i < kWidth - 1; ++i) before[i] = at[kCount + i];
+  }
 };
 
-// Inputs t − (W − 1) to t + kCount − 1 of a strip. Those before the document are zero or from the
-// carried state.
-template <typename T, int kWidth, bool kRowsBefore, int kCount, typename Count>
-[[gnu::always_inline]] inline Window<kWidth, kCount> inputs_at(const ConvBlock& in,
-                                                               const Piece& piece, int64_t t,
-                                                               int strip, const Pack<kCount>&,
-                                                               Count count) {
-  Window<kWidth, kCount> window;
-  const T* x = static_cast<const T*>(in.x) + strip * kLanes;
-#pragma GCC unroll 16
-  for (int i = 0; i < kWidth - 1 + kCount; ++i) {
-    const int64_t token = t - (kWidth - 1) + i;
-    if (kRowsBefore || (token >= 0 && token >= piece.document)) {
-      window.at[i] = load_strip(x + token * in.x_stride, count);
-    } else if (token < 0 && piece.document < 0 && in.initial != nullptr) {
-      window.at[i] =
-          load_strip(in.initial + (token + kWidth - 1) * in.initial_stride + strip * kLanes, count);
-    } else {
-      window.at[i] = F32{};
-    }
-  }
-  return window;
+template <int kHalf, typename T, int kCount>
+[[gnu::always_inline]] inline Pack<kCount> load_tokens(const Pack<kCount>&, const T* p,
+                                                       int64_t stride, int count) {
+  Pack<kCount> tokens;
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) tokens.at[i] = load_half<kHalf>(p + i * stride, count);
+  return tokens;
 }
 
-// Asks for the next rows of a strip, to be read or to be overwritten. Addresses behind the last row
-// do no harm.
-template <bool kToWrite, typename T, int kCount>
-[[gnu::always_inline]] inline void prefetch_rows(const Pack<kCount>&, const T* row,
-                                                 int64_t stride) {
+// Asks for a line of each token of the next tile. Addresses behind the last row do no harm.
+template <typename T, int kCount>
+[[gnu::always_inline]] inline void prefetch_tokens(const Pack<kCount>&, const T* p,
+                                                   int64_t stride) {
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) {
-    __builtin_prefetch(
-        reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(row) +
-                                      static_cast<uintptr_t>((kTogether + i) * stride) * sizeof(T)),
-        kToWrite);
+    const auto next =
+        reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>((kTile + i) * stride) * sizeof(T);
+    __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
   }
 }
 
+// The lines of a strip that are asked for, where a line is a vector of the widest level.
+template <typename T>
+inline constexpr int kLinesPerStrip = sizeof(T) == sizeof(float) ? 2 : 1;
+
+// The first tile cannot be asked for in time: all at once, then, rather than line by line.
+template <typename T>
+void prefetch_first_tile(const ConvBlock& in, const void* rows, int64_t stride) {
+  for (int64_t t = in.begin; t < in.begin + kTile && t < in.end; ++t) {
+    const char* row = reinterpret_cast<const char*>(static_cast<const T*>(rows) + t * stride);
+    const auto bytes = static_cast<int64_t>(in.channels * sizeof(T));
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
+  }
+}
+
+template <typename Tokens>
+inline constexpr int kCountOf = sizeof(Tokens) / sizeof(F32);
+
+// Calls of(Pack size, t) for the tokens [0, tokens), of partial strips one by one.
+template <typename Count, typename Of>
+[[gnu::always_inline]] inline void for_each_token(Count, int tokens, Of&& of) {
+  int t = 0;
+  if constexpr (!std::is_same_v<Count, int>) {
+    for (; t + kTogether <= tokens; t += kTogether) of(Pack<kTogether>{}, t);
+  }
+  for (; t < tokens; ++t) of(Pack<1>{}, t);
+}
+
+// bias + Σ tap[k]·x[t − (W − 1) + k], times kScale.
 template <int kWidth, int kCount>
 [[gnu::always_inline]] inline Pack<kCount> apply(const Weights<kWidth>& weights,
                                                  const Window<kWidth, kCount>& x) {
@@ -147,159 +285,306 @@ template <int kWidth, int kCount>
   return sum;
 }
 
-// σ(x), for bf16 results to 1e-4, which their rounding hides.
-template <typename T, int kCount>
-[[gnu::always_inline]] inline Pack<kCount> gate(const Pack<kCount>& x) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 2) {
-    const Exp2 power;
-    return map(
-        [&](F32 v) {
-          const F32 sum = 1.0F + power.power(v, broadcast(-kLog2E));
-          return reinterpret_cast<F32>(_mm512_rcp14_ps(reinterpret_cast<__m512>(sum)));
-        },
-        x);
-  }
+// kPowers times kScale.
+inline constexpr Powers kScaledPowers = [] {
+  Powers powers = {};
+  for (int j = 0; j < 32; ++j) powers.at[j] = kScale * kPowers.at[j];
+  return powers;
+}();
 #endif
-  return sigmoid(x);
+
+// σ(v)/kScale = 1/(kScale · (1 + 2^t)), where t = kScale·v. If kRough to 1e-4, which the rounding
+// of bf16 results hides.
+template <bool kRough, int kCount>
+[[gnu::always_inline]] inline Pack<kCount> scaled_sigmoid(const Pack<kCount>& t) {
+#if defined(__AVX512F__)
+  const Exp2 power;  // 2^t = 2^whole · table[…] · ((rest + centre)² + height)
+  const Pack<kCount> shifted = map([&](F32 v) { return v + power.magic(); }, t);
+  const Pack<kCount> whole = map([&](F32 v) { return subtract(v, power.magic()); }, shifted);
+  const Pack<kCount> rest =
+      map([&](F32 v, F32 w) { return subtract(v, subtract(w, power.centre())); }, t, whole);
+  const Pack<kCount> parabola =
+      map([](F32 r) { return multiply_add(r, r, broadcast(2.08130789F)); }, rest);
+  const __m512 low = _mm512_load_ps(kScaledPowers.at);
+  const __m512 high = _mm512_load_ps(kScaledPowers.at + 16);
+  const Pack<kCount> scaled = map(
+      [&](F32 s, F32 w) {
+        const __m512 entry = _mm512_permutex2var_ps(low, reinterpret_cast<__m512i>(s), high);
+        return reinterpret_cast<F32>(_mm512_scalef_ps(entry, reinterpret_cast<__m512>(w)));
+      },
+      shifted, whole);
+  const Pack<kCount> sum =
+      map([](F32 s, F32 p) { return multiply_add(s, p, broadcast(kScale)); }, scaled, parabola);
+  if constexpr (kRough) {
+    return map(
+        [](F32 v) { return reinterpret_cast<F32>(_mm512_rcp14_ps(reinterpret_cast<__m512>(v))); },
+        sum);
+  }
+  return map([](F32 v) { return 1.0F / v; }, sum);
+#else
+  return map([](F32 v) { return -kLn2 / (1.0F + exp2(v)); }, t);
+#endif
 }
 
 template <typename T, int kWidth>
-void forward_of(const ConvForwardBlock& block) {
-  const ConvBlock& in = block.in;
-  const GroupWeights<kWidth> weights(in);
-  for_each_piece(in, [&](const Piece& piece) {
-    for_each_tokens<kWidth>(piece, [&](auto pack, int64_t t, auto rows_before) {
-      const T* x = static_cast<const T*>(in.x) + t * in.x_stride;
-      T* y = static_cast<T*>(block.y) + t * block.y_stride;
-      for_each_strip(in.channels, [&](int s, auto count) {
-        const int channel = s * kLanes;
-        prefetch_rows<false>(pack, x + channel, in.x_stride);
-        prefetch_rows<true>(pack, y + channel, block.y_stride);
-        const auto before = apply(weights.of[s], inputs_at<T, kWidth, decltype(rows_before)::value>(
-                                                     in, piece, t, s, pack, count));
-        store_rows(y + channel, block.y_stride, 0, count,
-                   map([](F32 v, F32 gate) { return v * gate; }, before, gate<T>(before)));
-      });
-    });
-  });
-}
+class ForwardBlock {
+ public:
+  explicit ForwardBlock(const ConvForwardBlock& block)
+      : block_(block), in_(block.in), weights_(block.in, kIsRough ? kScale : 1.0F) {}
 
-// A block of tokens. Where token t is done, the gradient of input t − (W − 1) is complete.
+  void run() {
+    prefetch_first_tile<T>(in_, in_.x, in_.x_stride);
+    for_each_piece(in_, [&](const Piece& piece) {
+      for (int64_t begin = piece.begin; begin < piece.end; begin += kTile) {
+        const int64_t end = begin + kTile < piece.end ? begin + kTile : piece.end;
+        for_each_strip(in_.channels, [&](int s, auto count) {
+          F32 kept[kTile];
+          for_each_half(
+              [&](auto half) { tile<decltype(half)::value>(piece, begin, end, s, count, kept); });
+        });
+      }
+    });
+    if (block_.streams) stream_fence();
+  }
+
+ private:
+  // The rounding of bf16 results hides that of scaled weights, and 1e-4 in σ.
+  static constexpr bool kIsRough = sizeof(T) == 2;
+  template <int kHalf, typename Count>
+  [[gnu::always_inline]] void tile(const Piece& piece, int64_t begin, int64_t end, int s,
+                                   Count count, F32 (&kept)[kTile]) {
+    const Weights<kWidth> weights = weights_.of[s][kHalf];
+    const int64_t x_stride = in_.x_stride;
+    const int64_t y_stride = block_.y_stride;
+    const bool streams = block_.streams;
+    const T* x = static_cast<const T*>(in_.x) + begin * x_stride + s * kStrip;
+    T* y = static_cast<T*>(block_.y) + begin * y_stride + s * kStrip;
+    F32 before[kWidth - 1];
+    load_inputs_before<T, kHalf, kWidth>(in_, piece, begin, s, count, before);
+    for_each_token(
+        count, static_cast<int>(end - begin), [&](auto pack, int t) __attribute__((always_inline)) {
+          constexpr int kCount = kCountOf<decltype(pack)>;
+          if constexpr (kHalf == 0 || kLinesPerStrip<T> == 2) {
+            prefetch_tokens(pack, x + kHalf * kLanes, x_stride);
+          }
+          const Window<kWidth, kCount> window(before, load_tokens<kHalf>(pack, x, x_stride, count));
+          window.keep_last(before);
+          const auto sums = apply(weights, window);
+          const auto sigmoids = [&] {
+            if constexpr (kIsRough) {
+              return scaled_sigmoid<true>(sums);
+            } else {
+              return sigmoid(sums);
+            }
+          }();
+          const auto result = map([](F32 v, F32 gate) { return v * gate; }, sums, sigmoids);
+#pragma GCC unroll 8
+          for (int i = 0; i < kCount; ++i) {
+            store_half<kHalf>(y + i * y_stride, result.at[i], kept[t + i], count, streams);
+          }
+          x += kCount * x_stride;
+          y += kCount * y_stride;
+        });
+  }
+
+  const ConvForwardBlock& block_;
+  const ConvBlock& in_;
+  GroupWeights<T, kWidth> weights_;
+};
+
+// A block of tokens. dp is the gradient of pre over kScale, so that times the scaled weights it
+// makes dx; where that of token t is known, the gradient of input t − (W − 1) is complete. Two
+// loops over a tile, as the chain of one from x to the sums is longer than the processor looks
+// ahead.
 template <typename T, int kWidth>
 class BackwardBlock {
  public:
   explicit BackwardBlock(const ConvBackwardBlock& block)
-      : block_(block), in_(block.in), weights_(block.in) {}
+      : block_(block), in_(block.in), weights_(block.in, kScale) {}
 
   void run() {
+    prefetch_first_tile<T>(in_, in_.x, in_.x_stride);
+    prefetch_first_tile<T>(in_, block_.dy, block_.dy_stride);
     for_each_piece(in_, [&](const Piece& piece) {
       for (auto& strip : past_) {
-        for (F32& gradient : strip) gradient = F32{};
-      }
-      for_each_tokens<kWidth>(piece, [&](auto pack, int64_t t, auto rows_before) {
-        advance<decltype(rows_before)::value, true>(piece, pack, t);
-      });
-      // The last inputs of the piece also went into later tokens of the document, whose weight
-      // gradients belong to the next block; past the document's end there is nothing.
-      for (int64_t t = piece.end; t < piece.end + kWidth - 1; ++t) {
-        if (t < piece.document_end) {
-          advance<false, false>(piece, Pack<1>{}, t);
-        } else {
-          for_each_strip(in_.channels,
-                         [&](int s, auto count) { emit(piece, t, s, count, Pack<1>{}); });
+        for (auto& half : strip) {
+          for (F32& gradient : half) gradient = F32{};
         }
       }
-    });
-    for_each_strip(in_.channels, [&](int s, auto count) {
-      for (int k = 0; k <= kWidth; ++k) {
-        store_strip(block_.partial + k * block_.partial_stride + s * kLanes, sums_[s][k], count);
+      for (int64_t begin = piece.begin; begin < piece.end; begin += kTile) {
+        const int64_t end = begin + kTile < piece.end ? begin + kTile : piece.end;
+        for_each_strip(in_.channels, [&](int s, auto count) {
+          for_each_half([&](auto half) {
+            constexpr int kHalf = decltype(half)::value;
+            const int tokens = static_cast<int>(end - begin);
+            differentiate<kHalf, true>(piece, begin, tokens, s, count);
+            spread<kHalf, true>(piece, begin, tokens, s, count);
+          });
+        });
       }
+      // The last inputs of the piece also went into later tokens of the document, whose weight
+      // gradients belong to the next block; past the document's end there is nothing.
+      const int64_t left = piece.document_end - piece.end;
+      const int known = left < kWidth - 1 ? static_cast<int>(left) : kWidth - 1;
+      for_each_strip(in_.channels, [&](int s, int count) {
+        for_each_half([&](auto half) {
+          constexpr int kHalf = decltype(half)::value;
+          differentiate<kHalf, false>(piece, piece.end, known, s, count);
+          for (int i = known; i < kWidth - 1; ++i) dp_[kWidth - 1 + i] = F32{};
+          spread<kHalf, false>(piece, piece.end, kWidth - 1, s, count);
+        });
+      });
     });
+    for_each_strip(in_.channels, [&](int s, int count) {
+      for_each_half([&](auto half) {
+        constexpr int kHalf = decltype(half)::value;
+        for (int k = 0; k <= kWidth; ++k) {
+          scatter<T, kHalf>(block_.partial + k * block_.partial_stride + s * kStrip,
+                            kScale * sums_[s][kHalf][k], count);
+        }
+      });
+    });
+    if (block_.streams) stream_fence();
   }
 
  private:
-  // Tokens t, t + 1, … of all strips.
-  template <bool kRowsBefore, bool kSums, int kCount>
-  [[gnu::always_inline]] void advance(const Piece& piece, const Pack<kCount>& pack, int64_t t) {
-    const T* x = static_cast<const T*>(in_.x) + t * in_.x_stride;
-    const T* dy = static_cast<const T*>(block_.dy) + t * block_.dy_stride;
-    const T* dx = static_cast<const T*>(block_.dx) + t * block_.dx_stride;
-    for_each_strip(in_.channels, [&](int s, auto count) {
-      const int channel = s * kLanes;
-      prefetch_rows<false>(pack, x + channel, in_.x_stride);
-      prefetch_rows<false>(pack, dy + channel, block_.dy_stride);
-      prefetch_rows<true>(pack, dx + channel, block_.dx_stride);
-      const auto inputs = inputs_at<T, kWidth, kRowsBefore>(in_, piece, t, s, pack, count);
-      const auto before = apply(weights_.of[s], inputs);
-      const auto gradients =
-          map([](F32 g, F32 v, F32 slope_at) { return g * silu_slope(v, slope_at); },
-              load_rows(pack, dy + channel, block_.dy_stride, 0, count), before, sigmoid(before));
-      if constexpr (kSums) {
-        F32(&sums)[kWidth + 1] = sums_[s];
-#pragma GCC unroll 8
-        for (int i = 0; i < kCount; ++i) {
-#pragma GCC unroll 8
-          for (int k = 0; k < kWidth; ++k) {
-            sums[k] = multiply_add(inputs.at[i + k], gradients.at[i], sums[k]);
+  // dp of the tokens from `begin`.
+  template <int kHalf, bool kPrefetch, typename Count>
+  [[gnu::always_inline]] void differentiate(const Piece& piece, int64_t begin, int tokens, int s,
+                                            Count count) {
+    const Weights<kWidth> weights = weights_.of[s][kHalf];
+    const int64_t x_stride = in_.x_stride;
+    const int64_t dy_stride = block_.dy_stride;
+    const T* x = static_cast<const T*>(in_.x) + begin * x_stride + s * kStrip;
+    const T* dy = static_cast<const T*>(block_.dy) + begin * dy_stride + s * kStrip;
+    F32 before[kWidth - 1];
+    load_inputs_before<T, kHalf, kWidth>(in_, piece, begin, s, count, before);
+    for_each_token(
+        count, tokens, [&](auto pack, int t) __attribute__((always_inline)) {
+          constexpr int kCount = kCountOf<decltype(pack)>;
+          // A few at a time: a burst of requests would stall the core.
+          if constexpr (kPrefetch && kLinesPerStrip<T> == 2) {
+            prefetch_tokens(pack, x + kHalf * kLanes, x_stride);
+            prefetch_tokens(pack, dy + kHalf * kLanes, dy_stride);
+          } else if constexpr (kPrefetch) {
+            kHalf == 0 ? prefetch_tokens(pack, x, x_stride) : prefetch_tokens(pack, dy, dy_stride);
           }
-          sums[kWidth] += gradients.at[i];
-        }
-      }
-      emit(piece, t, s, count, gradients);
-    });
+          const Window<kWidth, kCount> inputs(before, load_tokens<kHalf>(pack, x, x_stride, count));
+          inputs.keep_last(before);
+          const auto scaled = apply(weights, inputs);
+          // silu'(v)/kScale = σ/kScale · (1 + v·(1 − σ))
+          const auto gradients = map(
+              [](F32 g, F32 v, F32 sigmoid) {
+                return g * (sigmoid * multiply_add(v, -kLn2 - sigmoid, broadcast(1.0F)));
+              },
+              load_tokens<kHalf>(pack, dy, dy_stride, count), scaled,
+              scaled_sigmoid<false>(scaled));
+#pragma GCC unroll 8
+          for (int i = 0; i < kCount; ++i) dp_[kWidth - 1 + t + i] = gradients.at[i];
+          x += kCount * x_stride;
+          dy += kCount * dy_stride;
+        });
   }
 
-  // The gradients of the inputs W − 1 before tokens t, t + 1, …, whose own are `next`.
-  template <int kCount, typename Count>
-  [[gnu::always_inline]] void emit(const Piece& piece, int64_t t, int s, Count count,
-                                   const Pack<kCount>& next) {
-    F32 gradients[kWidth - 1 + kCount];
-#pragma GCC unroll 8
-    for (int k = 0; k < kWidth - 1; ++k) gradients[k] = past_[s][k];
-#pragma GCC unroll 8
-    for (int i = 0; i < kCount; ++i) gradients[kWidth - 1 + i] = next.at[i];
-#pragma GCC unroll 8
-    for (int k = 0; k < kWidth - 1; ++k) past_[s][k] = gradients[kCount + k];
-    Pack<kCount> dx = {};
-#pragma GCC unroll 8
-    for (int k = 0; k < kWidth; ++k) {
-#pragma GCC unroll 8
-      for (int i = 0; i < kCount; ++i) {
-        dx.at[i] = multiply_add(weights_.of[s].tap[k], gradients[kWidth - 1 - k + i], dx.at[i]);
-      }
+  // From dp of the tokens from `begin` the gradients of the inputs W − 1 before them and, if kSums,
+  // those of the weights.
+  template <int kHalf, bool kSums, typename Count>
+  [[gnu::always_inline]] void spread(const Piece& piece, int64_t begin, int tokens, int s,
+                                     Count count) {
+    const Weights<kWidth> weights = weights_.of[s][kHalf];
+    const int64_t x_stride = in_.x_stride;
+    const int64_t dx_stride = block_.dx_stride;
+    const bool streams = block_.streams;
+    const T* x = static_cast<const T*>(in_.x) + begin * x_stride + s * kStrip;
+    F32 before[kWidth - 1] = {};
+    if constexpr (kSums) {
+      load_inputs_before<T, kHalf, kWidth>(in_, piece, begin, s, count, before);
     }
-    const int64_t first = t - (kWidth - 1);
-    if (first >= piece.begin && first + kCount <= in_.row_length - (kWidth - 1)) {
-      store_rows(static_cast<T*>(block_.dx) + first * block_.dx_stride + s * kLanes,
-                 block_.dx_stride, 0, count, dx);
-      return;
-    }
-    for (int i = 0; i < kCount; ++i) emit_row(piece, first + i, s, count, dx.at[i]);
+    F32 sums[kWidth + 1];
+#pragma GCC unroll 16
+    for (int k = 0; k <= kWidth; ++k) sums[k] = sums_[s][kHalf][k];
+#pragma GCC unroll 8
+    for (int k = 0; k < kWidth - 1; ++k) dp_[k] = past_[s][kHalf][k];
+    for_each_token(
+        count, tokens, [&](auto pack, int t) __attribute__((always_inline)) {
+          constexpr int kCount = kCountOf<decltype(pack)>;
+          if constexpr (kSums) {
+            const Window<kWidth, kCount> inputs(before,
+                                                load_tokens<kHalf>(pack, x, x_stride, count));
+            inputs.keep_last(before);
+#pragma GCC unroll 8
+            for (int i = 0; i < kCount; ++i) {
+              const F32 gradient = dp_[kWidth - 1 + t + i];
+#pragma GCC unroll 8
+              for (int k = 0; k < kWidth; ++k) {
+                sums[k] = multiply_add(inputs.at[i + k], gradient, sums[k]);
+              }
+              sums[kWidth] += gradient;
+            }
+            x += kCount * x_stride;
+          }
+          Pack<kCount> dx = {};
+#pragma GCC unroll 8
+          for (int k = 0; k < kWidth; ++k) {
+#pragma GCC unroll 8
+            for (int i = 0; i < kCount; ++i) {
+              dx.at[i] = multiply_add(weights.tap[k], dp_[kWidth - 1 - k + t + i], dx.at[i]);
+            }
+          }
+          const int64_t first = begin + t - (kWidth - 1);
+          if (first >= piece.begin && first + kCount <= in_.row_length - (kWidth - 1)) {
+            T* row = static_cast<T*>(block_.dx) + first * dx_stride + s * kStrip;
+#pragma GCC unroll 8
+            for (int i = 0; i < kCount; ++i) {
+              store_half<kHalf>(row + i * dx_stride, dx.at[i], kept_[t + i], count, streams);
+            }
+          } else {
+            for (int i = 0; i < kCount; ++i) {
+              emit_row<kHalf>(piece, first + i, s, count, dx.at[i], kept_[t + i]);
+            }
+          }
+        });
+#pragma GCC unroll 8
+    for (int k = 0; k < kWidth - 1; ++k) past_[s][kHalf][k] = dp_[tokens + k];
+#pragma GCC unroll 16
+    for (int k = 0; k <= kWidth; ++k) sums_[s][kHalf][k] = sums[k];
   }
 
   // dx of token j; a negative j is an input before a carried row. Inputs kept in the final state
   // have a gradient from there too.
-  void emit_row(const Piece& piece, int64_t j, int s, int count, F32 dx) const {
+  template <int kHalf>
+  [[gnu::noinline]] void emit_row(const Piece& piece, int64_t j, int s, int count, F32 dx,
+                                  F32& kept) const {
     const bool carried = j < 0 && piece.begin == 0 && piece.document < 0;
     if (j < piece.begin && !carried) return;
-    const int64_t kept = j - in_.row_length + kWidth - 1;
-    if (kept >= 0 && block_.dfinal != nullptr && piece.document_end == in_.row_length) {
-      dx += load_strip(block_.dfinal + kept * in_.initial_stride + s * kLanes, count);
+    const int channel = s * kStrip;
+    const int64_t place = j - in_.row_length + kWidth - 1;
+    if (place >= 0 && block_.dfinal != nullptr && piece.document_end == in_.row_length) {
+      dx += gather<T, kHalf>(block_.dfinal + place * in_.initial_stride + channel, 1, count);
     }
     if (j >= 0) {
-      store_strip(static_cast<T*>(block_.dx) + j * block_.dx_stride + s * kLanes, dx, count);
+      store_half<kHalf>(static_cast<T*>(block_.dx) + j * block_.dx_stride + channel, dx, kept,
+                        count, false);
     } else if (block_.dinitial != nullptr) {
-      store_strip(block_.dinitial + (j + kWidth - 1) * in_.initial_stride + s * kLanes, dx, count);
+      scatter<T, kHalf>(block_.dinitial + (j + kWidth - 1) * in_.initial_stride + channel, dx,
+                        count);
     }
   }
 
   const ConvBackwardBlock& block_;
   const ConvBlock& in_;
-  GroupWeights<kWidth> weights_;
-  F32 past_[kMostStrips][kWidth - 1] = {};  // gradients of the last outputs
-  F32 sums_[kMostStrips][kWidth + 1] = {};  // of dweight, then dbias
+  GroupWeights<T, kWidth> weights_;
+  F32 past_[kMostStrips][2][kWidth - 1] = {};  // dp of the last tokens
+  F32 sums_[kMostStrips][2][kWidth + 1] = {};  // of dweight, then dbias
+  F32 dp_[kWidth - 1 + kTile] = {};            // of a tile and the tokens before it
+  F32 kept_[kTile] = {};
 };
+
+template <typename T, int kWidth>
+void forward_of(const ConvForwardBlock& block) {
+  ForwardBlock<T, kWidth>(block).run();
+}
 
 template <typename T, int kWidth>
 void backward_of(const ConvBackwardBlock& block) {

@@ -31,6 +31,7 @@ struct ConvForwardBlock {
   ConvBlock in;
   void* y;
   int64_t y_stride;
+  bool streams;  // y is read much later: it need not stay in the caches
 };
 
 struct ConvBackwardBlock {
@@ -43,6 +44,7 @@ struct ConvBackwardBlock {
   // Sums over the block: width + 1 rows (dweight[k], then dbias) partial_stride floats apart.
   float* partial;
   int64_t partial_stride;
+  bool streams;  // so is dx
 };
 
 struct ConvLoops {

@@ -77,6 +77,11 @@ inline void store_pair(T* p, F32 low, F32 high) {
   }
 }
 
+template <typename T>
+inline void store_pair(bool streams, T* p, F32 low, F32 high) {
+  streams ? store_pair<true>(p, low, high) : store_pair<false>(p, low, high);
+}
+
 // Calls pair(i) for every two whole vectors, then rest(i, count) as above.
 template <typename Pair, typename Rest>
 inline void for_each_pair(int64_t width, Pair&& pair, Rest&& rest) {

@@ -14,6 +14,7 @@ struct EmbeddingRows {
   const float* table;
   int64_t tokens, columns, y_stride, table_stride;
   bool y_bf16;
+  bool streams;  // y is read much later: it need not stay in the caches
 };
 
 struct EmbeddingBackwardRows {

@@ -9,6 +9,9 @@ inline constexpr int kHalf = kLanes / 2;
 using F64 = double __attribute__((vector_size(kHalf * 8)));
 using F32Half = float __attribute__((vector_size(kHalf * 4)));
 
+// Elements. The hardware stops at the end of every page.
+inline constexpr int64_t kAhead = 512;
+
 // Four f64 accumulators; a square of an f32 is exact in f64.
 template <typename T>
 double sum_of_squares(const T* x, int64_t count) {
@@ -23,6 +26,8 @@ double sum_of_squares(const T* x, int64_t count) {
   };
   int64_t i = 0;
   for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+    prefetch(x + i, kAhead);
+    if constexpr (sizeof(T) == sizeof(float)) prefetch(x + i + kLanes, kAhead);
     add(load(x + i), 0);
     add(load(x + i + kLanes), 2);
   }

@@ -21,11 +21,17 @@ void forward(const RmsNormRows& a) {
     });
     const float rstd = reciprocal_root(sum / static_cast<float>(a.width) + a.eps);
     a.rstd[group] = rstd;
-    for_each_vector(a.width, [&](int64_t i, int count) {
-      const F32 value = load_count(x + i, count) * rstd * load_count(a.weight + i, count);
-      store_count(y + i, value, count);
-    });
+    const auto value = [&](int64_t i, int count) {
+      return load_count(x + i, count) * rstd * load_count(a.weight + i, count);
+    };
+    for_each_pair(
+        a.width,
+        [&](int64_t i) {
+          store_pair(a.streams, y + i, value(i, kLanes), value(i + kLanes, kLanes));
+        },
+        [&](int64_t i, int count) { store_count(y + i, value(i, count), count); });
   }
+  if (a.streams) stream_fence();
 }
 
 template <typename DX, typename DY, typename X>

@@ -16,6 +16,7 @@ struct RmsNormRows {
   const float* weight;
   int64_t rows, groups, width, y_stride, x_stride;
   bool y_bf16, x_bf16;
+  bool streams;  // y is read much later: it need not stay in the caches
   float eps;
 };
 
