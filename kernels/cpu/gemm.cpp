@@ -23,6 +23,10 @@ constexpr int64_t kTargetItems = 64;
 constexpr int64_t kFewestItems = 8;
 constexpr int64_t kFewestColumns = 1024;
 constexpr int64_t kFewestPanels = 4;
+// The last rows of a product are cut finer, so that no thread waits long for another: one of so
+// many parts of the rows, in blocks of so many panels.
+constexpr int64_t kFinePart = 8;
+constexpr int64_t kFinePanels = 2;
 // Columns of B that stay in the cache that cores share while all rows pass by.
 constexpr int64_t kSharedCacheBytes = int64_t{4} << 20;
 // Steps of the shared operand of a transposed product that an item packs.
@@ -157,7 +161,9 @@ void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
          .columns = item.columns,
          .word = word,
          .output = output,
-         .ahead = steps == block_steps ? rows_ahead(product.x, next_row, next_rows) : GemmAhead{}});
+         .ahead = steps == block_steps ? rows_ahead(product.x, next_row, next_rows) : GemmAhead{},
+         .packs_a = nullptr,
+         .packs_b = nullptr});
   }
 }
 
@@ -181,25 +187,25 @@ class TransposedOperand {
 
   // Fills steps from `first_step` on of some panels, the first of which is at `words`, with the
   // source's rows of these tokens.
-  void pack(const GemmKernels& kernels, GemmWord word, Range panels, Range tokens, uint32_t* words,
-            int64_t first_step) const {
+  GemmPack packing(GemmWord word, Range panels, Range tokens, uint32_t* words,
+                   int64_t first_step) const {
     const int64_t first = first_element(panels.begin);
-    kernels.pack({.panels = words,
-                  .panel_stride = panel_stride_,
-                  .first_step = first_step,
-                  .width = width_,
-                  .halves_last = halves_last_,
-                  .source = source_.at(tokens.begin, first),
-                  .row_stride = source_.row_stride,
-                  .extent = first_element(panels.end) - first,
-                  .readable_extent = source_.columns - first,
-                  .contraction = tokens.end - tokens.begin,
-                  .contracts_rows = true,
-                  .element = source_.element,
-                  .word = word});
+    return {.panels = words,
+            .panel_stride = panel_stride_,
+            .first_step = first_step,
+            .width = width_,
+            .halves_last = halves_last_,
+            .source = source_.at(tokens.begin, first),
+            .row_stride = source_.row_stride,
+            .extent = first_element(panels.end) - first,
+            .readable_extent = source_.columns - first,
+            .contraction = tokens.end - tokens.begin,
+            .contracts_rows = true,
+            .element = source_.element,
+            .word = word};
   }
 
-  // Where pack() will read.
+  // Where packing() will read.
   GemmAhead source_of(Range panels, Range tokens) const {
     const int64_t first = first_element(panels.begin);
     if (first == source_.columns) return {};
@@ -273,17 +279,28 @@ void multiply(const LinearProduct& product) {
                               kFewestPanels * kernels.tile_columns, most, kernels.tile_columns)
           : columns_per_piece(columns, divide_up(kTargetItems, row_blocks), kFewestColumns, most,
                               kernels.tile_columns);
+  // Blocks of rows below this one are whole; the rest of the last piece's rows is cut finer.
+  const int64_t whole_blocks =
+      row_blocks < kFewestItems ? row_blocks : row_blocks - divide_up(row_blocks, kFinePart);
+  const int64_t fine_rows = kFinePanels * kernels.tile_rows;
+  const int64_t whole_items = (divide_up(columns, width) - 1) * row_blocks + whole_blocks;
+  const int64_t fine_items =
+      divide_up(std::max<int64_t>(0, rows - whole_blocks * kernels.block_rows), fine_rows);
   const int num_threads = ThreadPool::global().num_threads();
-  parallel_for(row_blocks * divide_up(columns, width), [&](int64_t i) {
+  parallel_for(whole_items + fine_items, [&](int64_t i) {
+    const bool fine = i >= whole_items;
+    const int64_t block_rows = fine ? fine_rows : kernels.block_rows;
+    const int64_t block = fine ? whole_items : i;
     LinearItem item{};
-    item.first_row = i % row_blocks * kernels.block_rows;
-    item.rows = std::min<int64_t>(kernels.block_rows, rows - item.first_row);
-    item.first_column = i / row_blocks * width;
+    item.first_row =
+        block % row_blocks * kernels.block_rows + (fine ? (i - whole_items) * fine_rows : 0);
+    item.rows = std::min(block_rows, rows - item.first_row);
+    item.first_column = block / row_blocks * width;
     item.columns = std::min(width, columns - item.first_column);
     // Items are handed out in order, so the next one of this thread is likely so many further.
-    const int64_t next_row = item.first_row + num_threads * kernels.block_rows;
+    const int64_t next_row = item.first_row + num_threads * block_rows;
     run_linear_item(kernels, product, {0, product.weight.in, 0, columns}, item, next_row,
-                    std::min<int64_t>(kernels.block_rows, rows - next_row));
+                    std::min(block_rows, rows - next_row));
   });
 }
 
@@ -350,13 +367,14 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
     parallel_ranges(steps, kPackSteps, [&](int64_t begin, int64_t end) {
       const int64_t first = first_token + begin * elements_per_step(word);
       const int64_t last = std::min(end_token, first_token + end * elements_per_step(word));
-      shared.pack(kernels, word, {0, shared.panels()}, {first, last}, shared_words, begin);
+      kernels.pack(shared.packing(word, {0, shared.panels()}, {first, last}, shared_words, begin));
     });
     parallel_ranges(cut.panels(), panels_per_item, [&](int64_t begin, int64_t end) {
       const int64_t words = panels_per_item * cut.panel_stride();
       auto* const cut_words =
           static_cast<uint32_t*>(thread_scratch(static_cast<size_t>(4 * words)));
-      cut.pack(kernels, word, {begin, end}, {first_token, end_token}, cut_words, 0);
+      const GemmPack packing =
+          cut.packing(word, {begin, end}, {first_token, end_token}, cut_words, 0);
       // Items are handed out in order, so the next one of this thread is likely so many further.
       const int64_t next = std::min(begin + num_threads * panels_per_item, cut.panels());
       const int64_t next_end = std::min(next + panels_per_item, cut.panels());
@@ -379,7 +397,9 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
                         .columns = cuts_b ? count : shared.elements(),
                         .word = word,
                         .output = output,
-                        .ahead = cut.source_of({next, next_end}, {first_token, end_token})});
+                        .ahead = cut.source_of({next, next_end}, {first_token, end_token}),
+                        .packs_a = cuts_b ? nullptr : &packing,
+                        .packs_b = cuts_b ? &packing : nullptr});
     });
   }
 }

@@ -224,6 +224,36 @@ TEST(Matmul, BitsOfARowDoNotDependOnTheOtherRows) {
   }
 }
 
+// Many tokens: panels are filled while they are multiplied, but for narrow ones and those at edges.
+TEST(Matmul, BitsOfAWeightGradientDoNotDependOnTheOtherWeights) {
+  for (const Case& c : {Case{1031, 70, 300}, Case{1030, 300, 70}, Case{2100, 40, 610},
+                        Case{600, 610, 40}, Case{513, 200, 200}, Case{511, 33, 129}}) {
+    for (const Dtype compute : kComputes) {
+      SCOPED_TRACE(name_of_case(c, compute, compute, Dtype::f32));
+      const Tensor x = strided(random_normal({c.tokens, c.in}, compute, 25));
+      const Tensor dy = strided(random_normal({c.tokens, c.out}, compute, 26));
+      Tensor exact = Tensor::zeros({c.out, c.in}, Dtype::f64);
+      reference::weight_gradient(exact, dy.to(Dtype::f64), x.to(Dtype::f64), false);
+      for_each_isa([&] {
+        Tensor whole = Tensor::zeros({c.out, c.in}, Dtype::f32);
+        ops::weight_gradient(whole, dy, x, compute);
+        EXPECT_LE(relative_error(whole, exact), 1e-6 * std::sqrt(static_cast<double>(c.tokens)));
+        constexpr int64_t kNarrow = 3;
+        for (const int64_t first : {int64_t{0}, int64_t{1}, c.out / 2, c.out - kNarrow}) {
+          Tensor part = Tensor::zeros({kNarrow, c.in}, Dtype::f32);
+          ops::weight_gradient(part, dy.columns(first, first + kNarrow), x, compute);
+          EXPECT_TRUE(same_bits(part, whole.slice_rows(first, first + kNarrow))) << first;
+        }
+        for (const int64_t first : {int64_t{0}, int64_t{1}, c.in / 2, c.in - kNarrow}) {
+          Tensor part = Tensor::zeros({c.out, kNarrow}, Dtype::f32);
+          ops::weight_gradient(part, dy, x.columns(first, first + kNarrow), compute);
+          EXPECT_TRUE(same_bits(part, whole.columns(first, first + kNarrow).clone())) << first;
+        }
+      });
+    }
+  }
+}
+
 TEST(Matmul, F64IsTheReference) {
   const Tensor x = random_normal({5, 7}, Dtype::f64, 17);
   const Tensor w = random_normal({3, 7}, Dtype::f64, 18);

@@ -19,6 +19,7 @@ constexpr int64_t kBlockSteps = 512;
 constexpr int kTileVectors = 2;
 constexpr int kTileColumns = kTileVectors * kLanes;
 constexpr int kBlockRows = 84;
+constexpr int kLine = 64;  // bytes
 
 #if defined(__AVX512BF16__)
 constexpr GemmWord kBf16Word = GemmWord::bf16_pair;
@@ -405,6 +406,14 @@ inline F32 finish(F32 sum, int64_t row, int64_t column, const GemmOutput& output
 
 enum class TileStore : uint8_t { f32, f32_add, bf16, finished };
 
+// Rows of at most two lines that the end of a tile reads or writes.
+struct LastPiece {
+  const char* data;
+  int64_t stride;  // in bytes
+  int rows;
+  int second_line;  // in bytes from the beginning of a row
+};
+
 // The product of one panel of A and one of B goes to y as `how` says; rows of y are `stride`
 // elements apart.
 struct Tile {
@@ -417,39 +426,137 @@ struct Tile {
   // Of a finished tile, whose first element is (row, column) of the output.
   const GemmOutput* output;
   int64_t row, column;
+  LastPiece last[3];
   // What other tiles will need soon: every step prefetches a line of the panels of B and one of the
   // memory that the block names.
   const char* panel_ahead;
   int64_t panel_ahead_stride;
   const char* line_ahead;
   int64_t line_ahead_stride;
+  // Where the panel of A or of B comes from that a packing tile fills while it multiplies.
+  const void* source;
+  int64_t source_stride;  // in elements
 };
 
-template <int kRows, int kVectors, bool kPairs>
+// Steps before the end at which the memory that a tile ends with is asked for: the panels of a long
+// tile would drive what is asked for earlier out of the cache.
+constexpr int64_t kLastSteps = 128;
+
+[[gnu::always_inline]] inline void prefetch_last(const Tile& tile) {
+  for (const LastPiece& piece : tile.last) {
+    const char* line = piece.data;
+    for (int r = 0; r < piece.rows; ++r, line += piece.stride) {
+      __builtin_prefetch(line, 1);
+      __builtin_prefetch(line + piece.second_line, 1);
+    }
+  }
+}
+
+template <bool kValue>
+struct Constant {
+  constexpr operator bool() const { return kValue; }  // NOLINT(google-explicit-constructor)
+};
+
+template <GemmWord kWord>
+struct SourceElement {
+  using Type = uint16_t;
+};
+template <>
+struct SourceElement<GemmWord::f32> {
+  using Type = float;
+};
+
+// Fills a whole panel, step by step. What is multiplied has room for it: the arithmetic of a step
+// takes longer than everything else.
+template <GemmWord kWord, bool kOfA>
+class StepPacker {
+ public:
+  using Element = typename SourceElement<kWord>::Type;
+  static constexpr bool kPacks = true;
+
+  explicit StepPacker(const Tile& tile)
+      : row_(static_cast<const Element*>(tile.source)),
+        row_stride_(tile.source_stride),
+        target_(const_cast<float*>(kOfA ? tile.a : tile.b)) {}
+
+  [[gnu::always_inline]] void step() {
+    const int64_t step_stride = kElementsPerWord<kWord> * row_stride_;
+    const Element* ahead = row_ + kRowsAhead * row_stride_;
+    __builtin_prefetch(ahead);
+    if constexpr (kElementsPerWord<kWord> == 2) __builtin_prefetch(ahead + row_stride_);
+    if constexpr (!kOfA && kWord == GemmWord::f32) __builtin_prefetch(ahead + kLanes);
+#pragma GCC unroll 2
+    for (int v = 0; v < (kOfA ? 1 : kTileVectors); ++v) {
+      const Element* row = row_ + v * kLanes;
+      store_first(target_ + v * kLanes, load_across<kWord>(row, row + row_stride_),
+                  kOfA ? kTileRows : kLanes);
+    }
+    row_ += step_stride;
+    target_ += kOfA ? kTileRows : kTileColumns;
+  }
+
+ private:
+  // Rows often lie a power of two apart: more of them would not fit a set of the first-level cache.
+  static constexpr int64_t kRowsAhead = 16;
+
+  const Element* row_;
+  int64_t row_stride_;
+  float* target_;
+};
+
+struct NoPacker {
+  static constexpr bool kPacks = false;
+  explicit NoPacker(const Tile&) {}
+  void step() {}
+};
+
+// Steps that packing is ahead of multiplying.
+constexpr int64_t kPackedAhead = 16;
+// A shorter panel is packed first.
+constexpr int64_t kFewestPackedSteps = 2 * kLastSteps;
+
+template <int kRows, int kVectors, bool kPairs, typename Packer = NoPacker>
 void multiply_tile(const Tile& tile) {
   const float* a = tile.a;
   const float* b = tile.b;
   const char* panel_ahead = tile.panel_ahead;
   const char* line_ahead = tile.line_ahead;
   F32 sum[kRows][kVectors] = {};
-  for (int64_t step = tile.steps; step > 0; --step) {
-    __builtin_prefetch(panel_ahead, 0, 2);
-    panel_ahead += tile.panel_ahead_stride;
-    __builtin_prefetch(line_ahead, 0, 2);
-    line_ahead += tile.line_ahead_stride;
-    F32 columns[kVectors];
+  Packer packer(tile);
+  const auto take_steps = [&](int64_t steps, auto packs) __attribute__((always_inline)) {
+    for (int64_t step = steps; step > 0; --step) {
+      if constexpr (packs) packer.step();
+      __builtin_prefetch(panel_ahead, 0, 2);
+      panel_ahead += tile.panel_ahead_stride;
+      __builtin_prefetch(line_ahead, 0, 2);
+      line_ahead += tile.line_ahead_stride;
+      F32 columns[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) columns[v] = load(b + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) columns[v] = load(b + v * kLanes);
 #pragma GCC unroll 14
-    for (int r = 0; r < kRows; ++r) {
-      const F32 row = broadcast_word(a + r);
+      for (int r = 0; r < kRows; ++r) {
+        const F32 row = broadcast_word(a + r);
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
-        sum[r][v] = multiply_add<kPairs>(sum[r][v], row, columns[v]);
+        for (int v = 0; v < kVectors; ++v) {
+          sum[r][v] = multiply_add<kPairs>(sum[r][v], row, columns[v]);
+        }
       }
+      a += kTileRows;
+      b += kVectors * kLanes;
     }
-    a += kTileRows;
-    b += kVectors * kLanes;
+  };
+  constexpr Constant<Packer::kPacks> kPacks;
+  const int64_t last_steps = tile.steps < kLastSteps ? tile.steps : kLastSteps;
+  if constexpr (kPacks) {
+    for (int64_t step = 0; step < kPackedAhead; ++step) packer.step();
+  }
+  take_steps(tile.steps - last_steps, kPacks);
+  prefetch_last(tile);
+  if constexpr (kPacks) {
+    take_steps(last_steps - kPackedAhead, kPacks);
+    take_steps(kPackedAhead, Constant<false>());
+  } else {
+    take_steps(last_steps, kPacks);
   }
   if (tile.how == TileStore::finished) {
     const GemmOutput& output = *tile.output;
@@ -531,6 +638,43 @@ TileFunction tile_function(int64_t rows, int vectors, GemmWord word) {
   return vectors == 1 ? tile_function<1, false>(rows) : tile_function<2, false>(rows);
 }
 
+template <bool kOfA>
+TileFunction packing_tile_function(GemmWord word) {
+  constexpr int kRows = kTileRows;
+  constexpr int kVectors = kTileVectors;
+  switch (word) {
+    case GemmWord::f32:
+      return multiply_tile<kRows, kVectors, false, StepPacker<GemmWord::f32, kOfA>>;
+#if defined(__AVX512BF16__)
+    case GemmWord::bf16_pair:
+      return multiply_tile<kRows, kVectors, true, StepPacker<GemmWord::bf16_pair, kOfA>>;
+#else
+    case GemmWord::bf16_pair:
+#endif
+    case GemmWord::rounded_f32: break;
+  }
+  return multiply_tile<kRows, kVectors, false, StepPacker<GemmWord::rounded_f32, kOfA>>;
+}
+
+// The panel of an operand that begins with element `first` of its extent, in the place of `panel`.
+GemmPack panel_of(const GemmPack& all, int64_t first, const float* panel) {
+  const int64_t size = all.element == GemmElement::f32 ? 4 : 2;
+  GemmPack one = all;
+  one.panels = const_cast<uint32_t*>(reinterpret_cast<const uint32_t*>(panel));
+  one.source = static_cast<const char*>(all.source) + first * size;
+  one.extent = all.extent - first < all.width ? all.extent - first : all.width;
+  one.readable_extent = all.readable_extent - first;
+  return one;
+}
+
+// Whether a tile can fill the panel while it multiplies. Vectors are read whole.
+bool packs_step_by_step(const GemmPack& panel, int64_t steps) {
+  const bool as_they_are = (panel.element == GemmElement::f32) == (panel.word == GemmWord::f32);
+  const int64_t elements = panel.word == GemmWord::bf16_pair ? 2 * steps : steps;
+  return as_they_are && steps >= kFewestPackedSteps && panel.contraction == elements &&
+         panel.extent == panel.width && panel.readable_extent >= kLanes;
+}
+
 // Adds what the output asks for to a tile and stores it. (row, column) is the tile's first element.
 void finish_tile(const float* tile, int64_t rows, int64_t columns, int64_t row, int64_t column,
                  const GemmOutput& output) {
@@ -585,27 +729,26 @@ void finish_transposed_tile(const float* tile, int64_t rows, int64_t columns, in
   }
 }
 
-void prefetch_tile(int64_t rows, int64_t columns, int64_t row, int64_t column,
-                   const GemmOutput& output) {
+// The memory that a tile ends with; (row, column) is its first element.
+void find_last(LastPiece (&last)[3], int64_t rows, int64_t columns, int64_t row, int64_t column,
+               const GemmOutput& output) {
   if (output.transposed) {
-    const float* line = static_cast<const float*>(output.y) + column * output.stride + row;
-    for (int64_t c = 0; c < columns; ++c, line += output.stride) __builtin_prefetch(line, 1);
+    const float* first = static_cast<const float*>(output.y) + column * output.stride + row;
+    last[0] = {reinterpret_cast<const char*>(first), output.stride * 4, static_cast<int>(columns),
+               static_cast<int>(rows * 4 - 1)};
     return;
   }
-  const auto prefetch = [&](const void* p, int64_t stride, GemmElement element) {
+  const auto piece = [&](const void* p, int64_t stride, GemmElement element) {
     const int64_t size = element == GemmElement::f32 ? 4 : 2;
-    for (int64_t r = 0; r < rows; ++r) {
-      const char* line = static_cast<const char*>(p) + ((row + r) * stride + column) * size;
-      __builtin_prefetch(line, 1);
-      if (element == GemmElement::f32) __builtin_prefetch(line + 64, 1);
-    }
+    return LastPiece{static_cast<const char*>(p) + (row * stride + column) * size, stride * size,
+                     static_cast<int>(rows), columns * size > kLine ? kLine : 0};
   };
-  prefetch(output.y, output.stride, output.element);
+  last[0] = piece(output.y, output.stride, output.element);
   if (output.residual != nullptr) {
-    prefetch(output.residual, output.residual_stride, output.residual_element);
+    last[1] = piece(output.residual, output.residual_stride, output.residual_element);
   }
   if (output.previous != nullptr && output.previous != output.y) {
-    prefetch(output.previous, output.previous_stride, output.previous_element);
+    last[2] = piece(output.previous, output.previous_stride, output.previous_element);
   }
 }
 
@@ -616,14 +759,17 @@ bool is_plain(const GemmOutput& output) {
          (output.previous == output.y && output.element == GemmElement::f32);
 }
 
-// Deals the lines of a GemmAhead out to the tiles of a block: to every tile one line of as many
-// rows as it has steps.
+// Deals the lines of a GemmAhead out to the last tiles of a block: to every tile one line of as
+// many rows as it has steps. Earlier ones would be driven out again.
 class LinesAhead {
  public:
-  explicit LinesAhead(const GemmBlock& block) : ahead_(block.ahead), steps_(block.steps) {}
+  LinesAhead(const GemmBlock& block, int64_t tiles) : ahead_(block.ahead), steps_(block.steps) {
+    const int64_t lines = (ahead_.bytes + 2 * kLine - 2) / kLine;
+    waits_ = tiles - lines * ((ahead_.rows + steps_ - 1) / steps_);
+  }
 
   void give(Tile& tile) {
-    if (offset_ >= ahead_.bytes) {
+    if (waits_-- > 0 || offset_ >= ahead_.bytes) {
       tile.line_ahead = tile.panel_ahead;
       tile.line_ahead_stride = 0;
       return;
@@ -639,10 +785,9 @@ class LinesAhead {
   }
 
  private:
-  static constexpr int64_t kLine = 64;
-
   const GemmAhead& ahead_;
   int64_t steps_;
+  int64_t waits_;  // tiles
   int64_t row_ = 0;
   int64_t offset_ = 0;
 };
@@ -658,7 +803,6 @@ void multiply(const GemmBlock& block) {
   if (output.previous != nullptr) plain_store = TileStore::f32_add;
   const TileStore whole_store = plain ? plain_store : TileStore::finished;
   alignas(64) float buffer[kTileRows * kTileColumns];
-  LinesAhead lines_ahead(block);
   // The operand with fewer panels stays in the cache, while the other one's pass by once. All tiles
   // of a passing panel share the prefetching of the next one.
   const int64_t a_panels = (block.rows + kTileRows - 1) / kTileRows;
@@ -666,6 +810,7 @@ void multiply(const GemmBlock& block) {
   const bool a_stays = a_panels <= b_panels;
   const int64_t passing = a_stays ? b_panels : a_panels;
   const int64_t staying = a_stays ? a_panels : b_panels;
+  LinesAhead lines_ahead(block, passing * staying);
   const int64_t passing_step_bytes = 4 * (a_stays ? kTileColumns : kTileRows);
   const int64_t passing_panel_stride = a_stays ? block.b_panel_stride : block.a_panel_stride;
   for (int64_t outer = 0; outer < passing; ++outer) {
@@ -682,7 +827,7 @@ void multiply(const GemmBlock& block) {
       const int64_t columns_left = block.columns - column;
       const int64_t columns = columns_left < kTileColumns ? columns_left : kTileColumns;
       const int vectors = columns <= kLanes ? 1 : 2;
-      prefetch_tile(rows, columns, row, column, output);
+      find_last(tile.last, rows, columns, row, column, output);
       tile.a = a + (a_stays ? inner : outer) * block.a_panel_stride;
       tile.b = b + (a_stays ? outer : inner) * block.b_panel_stride +
                block.first_step * vectors * kLanes;
@@ -699,7 +844,28 @@ void multiply(const GemmBlock& block) {
         tile.row = row;
         tile.column = column;
       }
-      tile_function(rows, vectors, block.word)(tile);
+      TileFunction function = tile_function(rows, vectors, block.word);
+      const bool whole = rows == kTileRows && vectors == kTileVectors;
+      if (block.packs_a != nullptr && column == 0) {
+        const GemmPack panel = panel_of(*block.packs_a, row, tile.a);
+        if (whole && packs_step_by_step(panel, block.steps)) {
+          tile.source = panel.source;
+          tile.source_stride = panel.row_stride;
+          function = packing_tile_function<true>(block.word);
+        } else {
+          pack(panel);
+        }
+      } else if (block.packs_b != nullptr && row == 0) {
+        const GemmPack panel = panel_of(*block.packs_b, column, tile.b);
+        if (whole && packs_step_by_step(panel, block.steps)) {
+          tile.source = panel.source;
+          tile.source_stride = panel.row_stride;
+          function = packing_tile_function<false>(block.word);
+        } else {
+          pack(panel);
+        }
+      }
+      function(tile);
       tile.panel_ahead += block.steps * tile.panel_ahead_stride;
       if (output.transposed) {
         finish_transposed_tile(buffer, rows, columns, row, column, output);

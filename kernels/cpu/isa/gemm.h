@@ -80,6 +80,10 @@ struct GemmBlock {
   GemmWord word;
   GemmOutput output;
   GemmAhead ahead;
+  // What the panels of A (of B) are to be filled with, which the block does on its way: an operand
+  // that contracts over its source's rows. Null: they are filled.
+  const GemmPack* packs_a;
+  const GemmPack* packs_b;
 };
 
 struct GemmKernels {
