@@ -6,9 +6,11 @@
 #endif
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -42,6 +44,22 @@ class FlushSubnormals {
 
  private:
   unsigned control_ = 0;
+};
+
+// Adds the time until its end.
+class Busy {
+ public:
+  explicit Busy(std::atomic<int64_t>& nanoseconds) : nanoseconds_(nanoseconds) {}
+  ~Busy() {
+    const std::chrono::nanoseconds spent = std::chrono::steady_clock::now() - begin_;
+    nanoseconds_.fetch_add(spent.count(), std::memory_order_relaxed);
+  }
+  Busy(const Busy&) = delete;
+  Busy& operator=(const Busy&) = delete;
+
+ private:
+  std::atomic<int64_t>& nanoseconds_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
 int default_num_threads() {
@@ -79,11 +97,13 @@ struct ThreadPool::State {
   Call call = nullptr;
   void* body = nullptr;
   std::atomic<bool> stopping{false};
+  std::atomic<int64_t> busy_nanoseconds{0};
   std::mutex error_mutex;
   std::exception_ptr error;
   std::vector<std::thread> workers;
 
   void run_items() {
+    const Busy busy(busy_nanoseconds);
     inside_item = true;
     for (;;) {
       const int64_t i = next.fetch_add(1, std::memory_order_relaxed);
@@ -161,16 +181,22 @@ ThreadPool& ThreadPool::global() {
 }
 
 ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
-  SIDEWINDER_REQUIRE(num_threads >= 1, "a thread pool needs at least one thread, not {}", num_threads);
+  SIDEWINDER_REQUIRE(num_threads >= 1, "a thread pool needs at least one thread, not {}",
+                     num_threads);
   state_->start(num_threads - 1);
 }
 
 ThreadPool::~ThreadPool() { state_->stop(); }
 
+double ThreadPool::busy_seconds() const {
+  return 1e-9 * static_cast<double>(state_->busy_nanoseconds.load(std::memory_order_relaxed));
+}
+
 int ThreadPool::num_threads() const { return static_cast<int>(state_->workers.size()) + 1; }
 
 void ThreadPool::resize(int num_threads) {
-  SIDEWINDER_REQUIRE(num_threads >= 1, "a thread pool needs at least one thread, not {}", num_threads);
+  SIDEWINDER_REQUIRE(num_threads >= 1, "a thread pool needs at least one thread, not {}",
+                     num_threads);
   const std::lock_guard<std::mutex> lock(state_->owner);
   state_->stop();
   state_->start(num_threads - 1);
@@ -184,6 +210,8 @@ void ThreadPool::run(int64_t count, Call call, void* body) {
   std::unique_lock<std::mutex> lock(state.owner, std::defer_lock);
   if (inline_only || !lock.try_lock()) {
     const FlushSubnormals flush;
+    std::optional<Busy> busy;
+    if (!inside_item) busy.emplace(state.busy_nanoseconds);
     for (int64_t i = 0; i < count; ++i) call(body, i);
     return;
   }

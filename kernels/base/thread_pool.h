@@ -21,6 +21,8 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int num_threads() const;
+  // What threads spent on items since the pool began, summed over them.
+  double busy_seconds() const;
   // Stops the workers and starts `num_threads - 1` new ones. Not while work is running.
   void resize(int num_threads);
 

@@ -477,8 +477,10 @@ void attention_part(const AttentionArgs& args, const AttentionPart& part,
   std::vector<ForwardItem> items;
   for (const Document& document : documents) {
     const QueryTiles tiles = sizes.forward_tiles(document, group);
-    for (int64_t begin = 0; begin < tiles.count(); begin += tiles_per_item) {
-      const int64_t end = std::min(begin + tiles_per_item, tiles.count());
+    for (int64_t begin = 0, end = 0; begin < tiles.count(); begin = end) {
+      end = begin + tiles_per_item;
+      // A short rest would pack the keys for a few queries.
+      if (end + tiles_per_item / 2 >= tiles.count()) end = tiles.count();
       const int64_t keys = tiles.span(end - 1).end - tiles.span(begin).begin;
       for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
         items.push_back({&document, {group, kv_head}, {begin, end}, (end - begin) * keys});

@@ -133,8 +133,8 @@ bool QueryTiles::needs_bits(int64_t tile) const {
 void QueryTiles::near_bits(int64_t tile, KeyRange block, TileKeys& near, uint32_t* bits) const {
   KeyRange full = block;
   for (int64_t v = 0; v < near.vectors; ++v) full = intersection(full, near.all[v]);
-  // Full ranges are cut to even bounds.
-  full = {full.begin + 1, full.end - 1};
+  // Strips that are partly full are masked.
+  full = {full.begin + kMaxStripKeys, full.end - kMaxStripKeys};
   if (is_empty(full)) full = {block.end, block.end};
   std::vector<int32_t> positions;
   const auto fill = [&](KeyRange keys) {
@@ -161,7 +161,7 @@ TileKeys QueryTiles::far(int64_t tile, const FarKeys& keys, int64_t begin, int64
   }
   std::copy(keys.keys.begin() + begin, keys.keys.begin() + end, positions);
   positions[count] = count == 0 ? 0 : positions[count - 1];
-  const int64_t first = shared & ~1;
+  const int64_t first = std::max(0, shared - kMaxStripKeys);
   fill_bits(tile, positions + first, count - first, bits + first * visible.vectors);
   std::fill_n(bits + count * visible.vectors, (count & 1) * visible.vectors, 0U);
   visible.bits = bits;

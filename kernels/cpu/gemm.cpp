@@ -23,6 +23,10 @@ constexpr int64_t kTargetItems = 64;
 constexpr int64_t kFewestItems = 8;
 constexpr int64_t kFewestColumns = 1024;
 constexpr int64_t kFewestPanels = 4;
+// The last rows of a product are cut finer, so that no thread waits long for another: one of so
+// many parts of the rows, in blocks of so many panels.
+constexpr int64_t kFinePart = 8;
+constexpr int64_t kFinePanels = 2;
 // Columns of B that stay in the cache that cores share while all rows pass by.
 constexpr int64_t kSharedCacheBytes = int64_t{4} << 20;
 // Steps of the shared operand of a transposed product that an item packs.
@@ -275,17 +279,28 @@ void multiply(const LinearProduct& product) {
                               kFewestPanels * kernels.tile_columns, most, kernels.tile_columns)
           : columns_per_piece(columns, divide_up(kTargetItems, row_blocks), kFewestColumns, most,
                               kernels.tile_columns);
+  // Blocks of rows below this one are whole; the rest of the last piece's rows is cut finer.
+  const int64_t whole_blocks =
+      row_blocks < kFewestItems ? row_blocks : row_blocks - divide_up(row_blocks, kFinePart);
+  const int64_t fine_rows = kFinePanels * kernels.tile_rows;
+  const int64_t whole_items = (divide_up(columns, width) - 1) * row_blocks + whole_blocks;
+  const int64_t fine_items =
+      divide_up(std::max<int64_t>(0, rows - whole_blocks * kernels.block_rows), fine_rows);
   const int num_threads = ThreadPool::global().num_threads();
-  parallel_for(row_blocks * divide_up(columns, width), [&](int64_t i) {
+  parallel_for(whole_items + fine_items, [&](int64_t i) {
+    const bool fine = i >= whole_items;
+    const int64_t block_rows = fine ? fine_rows : kernels.block_rows;
+    const int64_t block = fine ? whole_items : i;
     LinearItem item{};
-    item.first_row = i % row_blocks * kernels.block_rows;
-    item.rows = std::min<int64_t>(kernels.block_rows, rows - item.first_row);
-    item.first_column = i / row_blocks * width;
+    item.first_row =
+        block % row_blocks * kernels.block_rows + (fine ? (i - whole_items) * fine_rows : 0);
+    item.rows = std::min(block_rows, rows - item.first_row);
+    item.first_column = block / row_blocks * width;
     item.columns = std::min(width, columns - item.first_column);
     // Items are handed out in order, so the next one of this thread is likely so many further.
-    const int64_t next_row = item.first_row + num_threads * kernels.block_rows;
+    const int64_t next_row = item.first_row + num_threads * block_rows;
     run_linear_item(kernels, product, {0, product.weight.in, 0, columns}, item, next_row,
-                    std::min<int64_t>(kernels.block_rows, rows - next_row));
+                    std::min(block_rows, rows - next_row));
   });
 }
 

@@ -3,7 +3,9 @@
 // streams over more than the caches hold. Utilisation (MFU) and the shares that `sidewinder bench`
 // prints are relative to these, taken in the same process, because clocks and neighbours vary.
 
-#include "kernels/tensor/dtype.h"
+#include <cstdint>
+
+#include "kernels/tensor/tensor.h"
 
 namespace sidewinder {
 
@@ -19,6 +21,25 @@ struct MachinePeak {
 
 // Takes about a quarter of a second and 256 MiB. `threads` is at most the size of the pool.
 MachinePeak measure_peak(int threads);
+
+// Streams over memory, for turns with a kernel that memory limits: what a machine of several
+// tenants gives can double or halve within a minute, so only rates of the same moments can be
+// compared.
+class MemoryStreams {
+ public:
+  explicit MemoryStreams(int threads);  // takes 256 MiB
+
+  // One pass of a few milliseconds; bytes per second, as in MachinePeak.
+  double read() const;
+  double copy() const;
+
+ private:
+  int threads_;
+  Tensor from_, to_;
+};
+
+// As in MachinePeak, in about 40 ms.
+double measure_exp_rate(int threads);
 
 // Arithmetic only, in about 30 ms. `compute`: f32, bf16 or f64.
 double measure_peak_flops(Dtype compute, int threads);

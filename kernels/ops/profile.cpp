@@ -5,6 +5,8 @@
 #include <map>
 #include <mutex>
 
+#include "kernels/base/thread_pool.h"
+
 namespace sidewinder {
 namespace {
 
@@ -41,6 +43,11 @@ std::vector<OperationTime> operation_times() {
   return times;
 }
 
+void OperationTimer::begin() {
+  busy_before_ = ThreadPool::global().busy_seconds();
+  begin_ = std::chrono::steady_clock::now();
+}
+
 void OperationTimer::add() const {
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
@@ -50,6 +57,7 @@ void OperationTimer::add() const {
   time.name = name_;
   ++time.calls;
   time.seconds += seconds;
+  time.busy_seconds += ThreadPool::global().busy_seconds() - busy_before_;
   time.flops += flops_;
 }
 

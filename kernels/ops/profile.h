@@ -1,6 +1,6 @@
 #pragma once
-// Where the time of a step goes: calls, seconds and FLOPs per operation, gathered while profiling is
-// on. A multiply-add counts as two. Counted are products, attention (2 products of scores and
+// Where the time of a step goes: calls, seconds and FLOPs per operation, gathered while profiling
+// is on. A multiply-add counts as two. Counted are products, attention (2 products of scores and
 // values, 4 backward; forming the scores again does not count), convolutions and scans, by the
 // formulas of model/cost.h.
 
@@ -15,6 +15,7 @@ struct OperationTime {
   std::string name;
   int64_t calls = 0;
   double seconds = 0;
+  double busy_seconds = 0;  // of all threads on work items
   double flops = 0;
 };
 
@@ -29,7 +30,7 @@ class OperationTimer {
  public:
   explicit OperationTimer(const char* name, double flops = 0)
       : name_(profiling() ? name : nullptr), flops_(flops) {
-    if (name_ != nullptr) begin_ = std::chrono::steady_clock::now();
+    if (name_ != nullptr) begin();
   }
   ~OperationTimer() {
     if (name_ != nullptr) add();
@@ -38,10 +39,12 @@ class OperationTimer {
   OperationTimer& operator=(const OperationTimer&) = delete;
 
  private:
+  void begin();
   void add() const;
 
   const char* name_;
   double flops_;
+  double busy_before_ = 0;
   std::chrono::steady_clock::time_point begin_;
 };
 

@@ -116,19 +116,30 @@ constexpr int64_t kGrain = 1 << 16;  // elements per work item
 int64_t rows_per_item(int64_t width) { return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width)); }
 
 template <typename To, typename From>
+void convert_elements(To* target, const From* source, int64_t count) {
+  if constexpr (std::is_same_v<To, From>) {
+    std::memcpy(target, source, static_cast<size_t>(count) * sizeof(To));
+  } else if constexpr (std::is_same_v<To, Bf16>) {
+    for (int64_t i = 0; i < count; ++i) target[i] = Bf16(static_cast<float>(source[i]));
+  } else {
+    for (int64_t i = 0; i < count; ++i) target[i] = static_cast<To>(source[i]);
+  }
+}
+
+template <typename To, typename From>
 void convert_rows(const Tensor& to, const Tensor& from) {
+  To* target = to.data<To>();
+  const From* source = from.data<From>();
+  if (to.contiguous() && from.contiguous()) {  // rows may be as short as one element
+    parallel_ranges(from.count(), kGrain, [&](int64_t begin, int64_t end) {
+      convert_elements(target + begin, source + begin, end - begin);
+    });
+    return;
+  }
   const int64_t width = from.width();
   parallel_ranges(from.rows(), rows_per_item(width), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      To* target = to.data<To>() + row * to.row_stride();
-      const From* source = from.data<From>() + row * from.row_stride();
-      if constexpr (std::is_same_v<To, From>) {
-        std::memcpy(target, source, static_cast<size_t>(width) * sizeof(To));
-      } else if constexpr (std::is_same_v<To, Bf16>) {
-        for (int64_t i = 0; i < width; ++i) target[i] = Bf16(static_cast<float>(source[i]));
-      } else {
-        for (int64_t i = 0; i < width; ++i) target[i] = static_cast<To>(source[i]);
-      }
+      convert_elements(target + row * to.row_stride(), source + row * from.row_stride(), width);
     }
   });
 }

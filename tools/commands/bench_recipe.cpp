@@ -89,13 +89,17 @@ ExitCode bench_recipe(const BenchRecipeCommand& command) {
     double total = 0;
     for (const double one : seconds) total += one;
     double covered = 0;
-    fmt::print("\n{:<28} {:>8} {:>12} {:>8}\n", "operation", "calls", "ms per step", "share");
+    // Idle: the part of the threads' time in the operation in which they had no work.
+    const int threads = ThreadPool::global().num_threads();
+    fmt::print("\n{:<28} {:>8} {:>12} {:>8} {:>8} {:>8}\n", "operation", "calls", "ms per step",
+               "share", "of peak", "idle");
     for (const OperationTime& operation : operations) {
       covered += operation.seconds;
-      fmt::print("{:<28} {:>8} {:>12.3f} {:>7.1f}%\n", operation.name,
+      fmt::print("{:<28} {:>8} {:>12.3f} {:>7.1f}% {:>7.1f}% {:>7.1f}%\n", operation.name,
                  operation.calls / command.steps,
                  1e3 * operation.seconds / static_cast<double>(command.steps),
-                 100 * operation.seconds / total);
+                 100 * operation.seconds / total, 100 * operation.flops / operation.seconds / peak,
+                 100 * (1 - operation.busy_seconds / operation.seconds / threads));
     }
     fmt::print("{:<28} {:>8} {:>12.3f} {:>7.1f}%\n", "outside operations", "",
                1e3 * (total - covered) / static_cast<double>(command.steps),

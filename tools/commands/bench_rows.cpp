@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kTokens = 16384;
 constexpr int64_t kWidth = 768;
 constexpr float kEps = 1e-5F;
+constexpr double kMemoryBar = 0.9;  // of the copy bandwidth
 
 double error_limit(Dtype dtype) { return dtype == Dtype::bf16 ? 4e-3 : 1e-6; }
 
@@ -52,6 +53,7 @@ KernelBenchmark norm_forward(Dtype dtype) {
       .compute = dtype,
       .unit = WorkUnit::bytes,
       .work = bytes(kWidth, {Dtype::f32, dtype}),
+      .bar = kMemoryBar,
       .largest_error = error_limit(dtype),
       .check =
           [dtype] {
@@ -78,6 +80,7 @@ KernelBenchmark norm_backward(Dtype dtype) {
       .unit = WorkUnit::bytes,
       // dy and x are read, dx is read and written.
       .work = bytes(kWidth, {dtype, Dtype::f32, Dtype::f32, Dtype::f32}),
+      .bar = kMemoryBar,
       .largest_error = 1e-5,
       .check =
           [dtype] {
@@ -108,6 +111,7 @@ KernelBenchmark swiglu_forward(Dtype dtype) {
       .compute = dtype,
       .unit = WorkUnit::bytes,
       .work = bytes(kFeedForward, {dtype, dtype, dtype}),
+      .bar = kMemoryBar,
       .largest_error = error_limit(dtype),
       .check =
           [dtype] {
@@ -131,6 +135,7 @@ KernelBenchmark swiglu_backward(Dtype dtype) {
       .compute = dtype,
       .unit = WorkUnit::bytes,
       .work = bytes(kFeedForward, {dtype, dtype, dtype, dtype, dtype}),
+      .bar = kMemoryBar,
       .largest_error = error_limit(dtype),
       .check =
           [dtype] {
@@ -228,6 +233,7 @@ KernelBenchmark adamw_step() {
       .compute = Dtype::f32,
       .unit = WorkUnit::bytes,
       .work = 28.0 * kParameters,  // four read, three written
+      .bar = kMemoryBar,
       .largest_error = 1e-6,
       .check =
           [=] {
@@ -255,8 +261,9 @@ KernelBenchmark gradient_norm() {
       .kernel = "norm_sq",
       .shape = fmt::format("{}", kParameters),
       .compute = Dtype::f32,
-      .unit = WorkUnit::bytes,
+      .unit = WorkUnit::bytes_read,
       .work = 4.0 * kParameters,
+      .bar = kMemoryBar,
       .largest_error = 1e-12,
       .check =
           [] {

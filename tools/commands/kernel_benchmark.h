@@ -12,6 +12,7 @@ namespace sidewinder {
 enum class WorkUnit : uint8_t {
   flops,        // limit: the arithmetic peak of the compute type
   bytes,        // limit: the copy bandwidth
+  bytes_read,   // limit: the read bandwidth
   state_steps,  // one (token, channel, state) of the scan; limit: the rate of exponentials
 };
 
@@ -21,13 +22,19 @@ struct KernelBenchmark {
   Dtype compute;
   WorkUnit unit;
   double work = 0;  // units of one run
-  // Share of the limit (flops, bytes), or units per second and core (state_steps); 0: no bar.
+  // Bars; 0: none. Share of the limit (flops, bytes), or units per second and core (state_steps).
   double bar = 0;
+  double mean_bar = 0;    // for the mean share of all shapes of this kernel and type that have one
+  double most_times = 0;  // at most this many times the time of `other`
   double largest_error = 0;  // that check() may return
   // The relative error of the kernel on a small shape, against f64.
   std::function<double()> check;
   // Makes the operands and returns the function to be timed.
   std::function<std::function<void()>()> prepare;
+  // What runs in turns with the kernel, if anything: its name, for the table, and how to make it.
+  std::string other = {};
+  std::function<std::function<void()>()> prepare_other = {};
+  bool beyond_other = false;  // the time counted is what the kernel takes longer than `other`
 };
 
 std::vector<KernelBenchmark> product_benchmarks();   // matrix products, the output layer

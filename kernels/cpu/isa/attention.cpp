@@ -21,7 +21,7 @@ constexpr int kGroupVectors = 3;  // vectors of queries that are multiplied at o
 constexpr int64_t kForwardLanes = kForwardVectors * kLanes;
 constexpr int64_t kBackwardLanes = kBackwardVectors * kLanes;
 static_assert(kBackwardLanes <= kMaxTileLanes && kBackwardVectors <= kMaxTileVectors);
-constexpr int64_t kForwardChunk = 96;   // keys between two updates of the running maximum
+constexpr int64_t kForwardChunk = 128;  // keys whose probabilities meet the values at once
 constexpr int64_t kBackwardChunk = 48;  // keys whose gradients are added at once
 constexpr float kNoScore = -1e30F;      // below every score
 constexpr int64_t kStrip = 24;          // keys whose scores are held in f32
@@ -54,7 +54,7 @@ inline F32 multiply_add(F32 sum, F32 a, F32 b) {
   return sum + a * b;
 }
 
-enum class Into { set, add, scale_and_add };
+enum class Into { set, add };
 
 // c[row][column] = Σ_step a[row, step] · b[step][column], columns in vectors.
 struct Product {
@@ -65,28 +65,15 @@ struct Product {
   int64_t steps;
   float* c;
   int64_t c_row;
-  const F32* scale;  // per vector of columns, for scale_and_add
 };
 
-template <bool kPairs, int kRows, int kVectors, int64_t kARow, Into kInto>
-inline void multiply_rows(const Product& product, int64_t row) {
-  F32 sum[kRows][kVectors];
-  float* c = product.c + row * product.c_row;
-#pragma GCC unroll 24
-  for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
-    for (int n = 0; n < kVectors; ++n) {
-      if constexpr (kInto == Into::set) {
-        sum[m][n] = F32{};
-      } else {
-        sum[m][n] = load(c + m * product.c_row + n * kLanes);
-        if constexpr (kInto == Into::scale_and_add) sum[m][n] *= product.scale[n];
-      }
-    }
-  }
-  const float* a = product.a + row * kARow;
-  const float* b = product.b;
-  for (int64_t step = 0; step < product.steps; ++step) {
+// sum[row][vector] += Σ_step a[row, step] · b[step][vector]. Inlined, so that the sums stay in
+// registers.
+template <bool kPairs, int kRows, int kVectors, int64_t kARow>
+[[gnu::always_inline]] inline void accumulate(F32 (&sum)[kRows][kVectors], const float* a,
+                                              int64_t a_step, const float* b, int64_t b_step,
+                                              int64_t steps) {
+  for (int64_t step = 0; step < steps; ++step) {
     F32 right[kVectors];
 #pragma GCC unroll 4
     for (int n = 0; n < kVectors; ++n) right[n] = load(b + n * kLanes);
@@ -98,9 +85,24 @@ inline void multiply_rows(const Product& product, int64_t row) {
         sum[m][n] = multiply_add<kPairs>(sum[m][n], left, right[n]);
       }
     }
-    a += product.a_step;
-    b += product.b_step;
+    a += a_step;
+    b += b_step;
   }
+}
+
+template <bool kPairs, int kRows, int kVectors, int64_t kARow, Into kInto>
+[[gnu::always_inline]] inline void multiply_rows(const Product& product, int64_t row) {
+  F32 sum[kRows][kVectors];
+  float* c = product.c + row * product.c_row;
+#pragma GCC unroll 24
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) {
+      sum[m][n] = kInto == Into::set ? F32{} : load(c + m * product.c_row + n * kLanes);
+    }
+  }
+  accumulate<kPairs, kRows, kVectors, kARow>(sum, product.a + row * kARow, product.a_step,
+                                             product.b, product.b_step, product.steps);
 #pragma GCC unroll 24
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
@@ -173,6 +175,10 @@ inline I32 sees(const I32 first, const I32 last, int64_t key) {
 }
 // How the keys that only some lanes see are told.
 enum class Mask { none, range, bits };
+template <Mask kMask>
+struct MaskIs {
+  static constexpr Mask value = kMask;
+};
 
 inline I32 load_lanes(const int32_t* p) {
   using Unaligned = int32_t __attribute__((vector_size(kLanes * 4), aligned(4)));
@@ -222,22 +228,33 @@ KeyRange full_keys(const TileKeys& visible, KeyRange block) {
   return full;
 }
 
-// The part of `range` that vector v sees at all, with even bounds.
-KeyRange seen_by(const TileKeys& visible, int64_t v, KeyRange range) {
-  const int32_t begin = visible.any[v].begin & ~1;
-  const int32_t end = (visible.any[v].end + 1) & ~1;
-  KeyRange seen = {begin > range.begin ? begin : range.begin, end < range.end ? end : range.end};
-  if (seen.end < seen.begin) seen.end = seen.begin;
-  return seen;
+// Vectors begin … end − 1, none if begin == end.
+struct SeeingVectors {
+  int64_t begin, end;
+  bool masked;  // some lane of theirs does not see a key
+};
+// Of vectors first … last − 1 those that see some key of `keys`: they lie side by side.
+SeeingVectors vectors_that_see(const TileKeys& visible, KeyRange keys, int64_t first,
+                               int64_t last) {
+  SeeingVectors seeing = {last, last, false};
+  for (int64_t v = first; v < last; ++v) {
+    if (visible.any[v].begin >= keys.end || visible.any[v].end <= keys.begin) continue;
+    seeing.begin = smaller(seeing.begin, v);
+    seeing.end = v + 1;
+    seeing.masked =
+        seeing.masked || visible.all[v].begin > keys.begin || visible.all[v].end < keys.end;
+  }
+  if (seeing.begin == last) seeing.end = last;
+  return seeing;
 }
 
-// Whether every vector may see all of `range`.
-bool seen_by_all(const TileKeys& visible, KeyRange range) {
-  for (int64_t v = 0; v < visible.vectors; ++v) {
-    const KeyRange seen = seen_by(visible, v, range);
-    if (seen.begin != range.begin || seen.end != range.end) return false;
-  }
-  return true;
+// Calls function(MaskIs<…>) with the mask that the vectors need.
+template <typename Function>
+inline void with_mask(const TileKeys& visible, const SeeingVectors& seeing,
+                      const Function& function) {
+  if (!seeing.masked) return function(MaskIs<Mask::none>{});
+  if (visible.bits == nullptr) return function(MaskIs<Mask::range>{});
+  function(MaskIs<Mask::bits>{});
 }
 
 // ---- Bias
@@ -262,120 +279,254 @@ void add_bias(const TileKeys& visible, KeyRange block, const float* slopes, floa
   }
 }
 
-// ---- Forward
+// The same for keys key, key + 1, ….
+template <int kRows, int kVectors>
+[[gnu::always_inline]] inline void add_bias(const TileKeys& visible, KeyRange block,
+                                            const float* slopes, float scale, int64_t v,
+                                            int32_t key, F32 (&scores)[kRows][kVectors]) {
+#pragma GCC unroll 4
+  for (int n = 0; n < kVectors; ++n) {
+    const int64_t lane = (v + n) * kLanes;
+    const F32 slope = load(slopes + lane);
+    const I32 query = load_lanes(visible.query + lane);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      const int32_t position =
+          visible.positions == nullptr ? key + m : visible.positions[key + m - block.begin];
+      const I32 distance = (I32{} + position) - query;
+      scores[m][n] = scores[m][n] * scale + slope * __builtin_convertvector(distance, F32);
+    }
+  }
+}
 
-// Vectors v … v + kVectors − 1 of the tile against the keys of `range`.
-template <bool kPairs, int kVectors, Mask kMask>
-void forward_keys(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
-  constexpr int64_t kPair = kPairs ? 2 : 1;
-  constexpr int64_t kRow = kVectors * kLanes;
-  alignas(64) float scores[kForwardChunk * kRow];
-  const int64_t count = range.end - range.begin;
-  const int64_t offset = range.begin - tile.origin;
-  multiply<kPairs, kVectors, 1, Into::set>(
-      {tile.keys + offset, tile.key_stride, tile.queries + v * kLanes, kForwardLanes,
-       (tile.width + kPair - 1) / kPair, scores, kRow, nullptr},
-      count);
-  const bool biased = tile.slopes != nullptr;
-  if (biased) {
-    add_bias<kVectors>(*tile.visible, tile.block, tile.slopes, tile.score_scale, v, range.begin,
-                       count, scores);
+// ---- Forward
+//
+// Scores of a strip of keys are formed, and become probabilities, in registers. Probabilities of a
+// lane are relative to its reference: a score that it has seen, at most kHeadroom (in base 2) below
+// the largest. So the reference seldom moves, and sums of products need not be scaled each time.
+
+constexpr float kHeadroom = 8;
+
+#if defined(__AVX512F__)
+constexpr int kForwardRows = 8;  // keys of a strip
+#else
+constexpr int kForwardRows = 4;
+#endif
+static_assert(kForwardChunk % kForwardRows == 0 && kForwardRows <= kMaxStripKeys);
+
+// What is known of one tile while its keys go by.
+template <bool kPairs>
+struct ForwardState {
+  static constexpr int64_t kPair = kPairs ? 2 : 1;
+  const AttentionForwardTile& tile;
+  bool biased;                                 // scores have been scaled then
+  float scale;                                 // what scores still are to be scaled with
+  alignas(64) float reference[kForwardLanes];  // scaled
+  alignas(64) float limit[kForwardLanes];      // scores above it move the reference
+  // Probabilities of keys begin … end − 1 and vectors first … last − 1, as row pairs, that have not
+  // met the values yet.
+  int32_t begin, end;
+  int64_t first = 0, last = 0;
+  alignas(64) float probabilities[kForwardChunk / kPair * kForwardLanes];
+
+  explicit ForwardState(const AttentionForwardTile& forward_tile)
+      : tile(forward_tile),
+        biased(tile.slopes != nullptr),
+        scale(biased ? 1.0F : tile.score_scale),
+        begin(tile.block.begin),
+        end(tile.block.begin) {
+    for (int64_t lane = 0; lane < tile.visible->vectors * kLanes; lane += kLanes) {
+      refer_to(lane, load(tile.largest + lane));
+    }
+  }
+  void refer_to(int64_t lane, F32 score) {
+    store(reference + lane, score * scale);
+    // Where nothing has been seen yet, any score does.
+    store(limit + lane, select(score > kNoScore, score + kHeadroom / scale, score));
+  }
+  float* row(int32_t key) { return probabilities + (key - begin) / kPair * kForwardLanes; }
+};
+
+template <bool kPairs, int kVectors>
+void add_values(const ForwardState<kPairs>& state) {
+  constexpr int64_t kPair = ForwardState<kPairs>::kPair;
+  const AttentionForwardTile& tile = state.tile;
+  const int64_t value_stride = round_up(tile.value_width, kLanes);
+  const int64_t lane = state.first * kLanes;
+  multiply<kPairs, kVectors, 1, Into::add>(
+      {tile.values + (state.begin - tile.origin) / kPair * value_stride, value_stride,
+       state.probabilities + lane, kForwardLanes, (state.end - state.begin) / kPair,
+       tile.out + lane, kForwardLanes},
+      round_up(tile.value_width, 2));
+}
+
+template <bool kPairs>
+void add_values(ForwardState<kPairs>& state) {
+  if (state.begin != state.end) {
+    switch (state.last - state.first) {
+      case 1: add_values<kPairs, 1>(state); break;
+      case 2: add_values<kPairs, 2>(state); break;
+      case 3: add_values<kPairs, 3>(state); break;
+      default: break;
+    }
+  }
+  state.begin = state.end;
+}
+
+// The next probabilities are of these vectors.
+template <bool kPairs>
+void select_vectors(ForwardState<kPairs>& state, int64_t first, int64_t last) {
+  if (first == state.first && last == state.last) return;
+  add_values(state);
+  state.first = first;
+  state.last = last;
+}
+
+// Moves the references of those lanes of vectors v … whose score `top` is above the limit. The
+// others keep all their bits.
+template <bool kPairs>
+void move_references(ForwardState<kPairs>& state, int64_t v, int vectors, const F32* top) {
+  add_values(state);
+  const AttentionForwardTile& tile = state.tile;
+  for (int n = 0; n < vectors; ++n) {
+    const int64_t lane = (v + n) * kLanes;
+    const F32 before = load(tile.largest + lane);
+    const F32 now = select(top[n] > load(state.limit + lane), top[n], before);
+    const F32 factor = exp2((before - now) * state.scale);
+    store(tile.largest + lane, now);
+    state.refer_to(lane, now);
+    store(tile.sum + lane, load(tile.sum + lane) * factor);
+    for (int64_t d = 0; d < round_up(tile.value_width, 2); ++d) {
+      float* const out = tile.out + d * kForwardLanes + lane;
+      store(out, load(out) * factor);
+    }
+  }
+}
+
+// A bit or more for the lanes in which a > b.
+inline uint32_t above(F32 a, F32 b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(a > b)));
+#else
+  const I32 lanes = a > b;
+  return static_cast<uint32_t>(lanes[0] | lanes[1] | lanes[2] | lanes[3]);
+#endif
+}
+
+// Keys key … key + kRows − 1, the next ones of `state`, and vectors v … v + kVectors − 1.
+template <bool kPairs, int kRows, int kVectors, Mask kMask>
+void forward_strip(ForwardState<kPairs>& state, int64_t v, int32_t key) {
+  constexpr int64_t kPair = ForwardState<kPairs>::kPair;
+  const AttentionForwardTile& tile = state.tile;
+  F32 score[kRows][kVectors] = {};
+  accumulate<kPairs, kRows, kVectors, 1>(score, tile.keys + (key - tile.origin), tile.key_stride,
+                                         tile.queries + v * kLanes, kForwardLanes,
+                                         (tile.width + kPair - 1) / kPair);
+  if (state.biased) {
+    add_bias(*tile.visible, tile.block, tile.slopes, tile.score_scale, v, key, score);
   }
 
-  F32 rescale[kVectors];
+  F32 top[kVectors];
+  uint32_t move = 0;
+#pragma GCC unroll 4
+  for (int n = 0; n < kVectors; ++n) {
+    const Seen<kMask> seen(*tile.visible, v + n, tile.block);
+    F32 largest[2];
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      F32 candidate = score[m][n];
+      if constexpr (kMask != Mask::none) {
+        candidate = select(seen(key + m), candidate, broadcast(kNoScore));
+      }
+      largest[m % 2] = m < 2 ? candidate : max(candidate, largest[m % 2]);
+    }
+    top[n] = max(largest[0], largest[1]);
+    move |= above(top[n], load(state.limit + (v + n) * kLanes));
+  }
+  if (__builtin_expect(move != 0, 0)) {
+    // No register outlives the call: without this, the compiler keeps scores in memory throughout.
+    alignas(64) float kept[kRows * kVectors * kLanes];
+#pragma GCC unroll 24
+    for (int i = 0; i < kRows * kVectors; ++i) {
+      store(kept + i * kLanes, score[i / kVectors][i % kVectors]);
+    }
+    move_references(state, v, kVectors, top);
+#pragma GCC unroll 24
+    for (int i = 0; i < kRows * kVectors; ++i) {
+      score[i / kVectors][i % kVectors] = load(kept + i * kLanes);
+    }
+  }
+
+  const F32 scale = broadcast(state.scale);
+  float* const words = state.row(key) + v * kLanes;
+#pragma GCC unroll 4
   for (int n = 0; n < kVectors; ++n) {
     const int64_t lane = (v + n) * kLanes;
     const Seen<kMask> seen(*tile.visible, v + n, tile.block);
-    float* column = scores + n * kLanes;
-    const F32 scale = broadcast(biased ? 1.0F : tile.score_scale);
-
-    // The largest score before scaling; the scale is not negative.
-    F32 top[2] = {load(tile.largest + lane), load(tile.largest + lane)};
-    for (int64_t i = 0; i < count; i += 2) {
-      for (int j = 0; j < 2; ++j) {
-        F32 candidate = max(load(column + (i + j) * kRow), top[j]);
-        if constexpr (kMask != Mask::none) {
-          candidate = select(seen(range.begin + i + j), candidate, top[j]);
-        }
-        top[j] = candidate;
-      }
-    }
-    const F32 largest = max(top[0], top[1]);
-    // Exactly 1 where nothing changed.
-    rescale[n] = exp2((load(tile.largest + lane) - largest) * scale);
-    store(tile.largest + lane, largest);
-    const F32 now = largest * scale;
-
-    F32 sum[2] = {load(tile.sum + lane) * rescale[n], F32{}};
-    for (int64_t i = 0; i < count; i += 2) {
+    const F32 reference = load(state.reference + lane);
+    F32 sum[2] = {load(tile.sum + lane), F32{}};
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; m += 2) {
       F32 p[2];
+#pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) {
-        p[j] = exp2_of<kPairs>(load(column + (i + j) * kRow) * scale - now);
-        if constexpr (kMask != Mask::none) p[j] = select(seen(range.begin + i + j), p[j], F32{});
+        p[j] = exp2_of<kPairs>(score[m + j][n] * scale - reference);
+        if constexpr (kMask != Mask::none) p[j] = select(seen(key + m + j), p[j], F32{});
         sum[j] += p[j];
       }
 #if defined(__AVX512BF16__)
       if constexpr (kPairs) {
-        // Row i / 2 of the words lies on rows of scores that have been read.
-        _mm512_store_si512(column + i / 2 * kRow, interleave_rows(round_rows(p[0], p[1])));
+        _mm512_store_si512(words + m / 2 * kForwardLanes + n * kLanes,
+                           interleave_rows(round_rows(p[0], p[1])));
         continue;
       }
 #endif
-      store(column + i * kRow, p[0]);
-      store(column + (i + 1) * kRow, p[1]);
+      store(words + m * kForwardLanes + n * kLanes, p[0]);
+      store(words + (m + 1) * kForwardLanes + n * kLanes, p[1]);
     }
     store(tile.sum + lane, sum[0] + sum[1]);
   }
-
-  const int64_t value_stride = round_up(tile.value_width, kLanes);
-  multiply<kPairs, kVectors, 1, Into::scale_and_add>(
-      {tile.values + offset / kPair * value_stride, value_stride, scores, kRow, count / kPair,
-       tile.out + v * kLanes, kForwardLanes, rescale},
-      round_up(tile.value_width, 2));
+  state.end = key + kRows;
 }
 
-template <bool kPairs, int kVectors, Mask kMask>
-void forward_chunks(const AttentionForwardTile& tile, int64_t v, KeyRange range) {
-  while (range.begin < range.end) {
-    const KeyRange chunk = {range.begin,
-                            static_cast<int32_t>(smaller(range.begin + kForwardChunk, range.end))};
-    forward_keys<kPairs, kVectors, kMask>(tile, v, chunk);
-    range.begin = chunk.end;
-  }
-}
-
-// All vectors of the tile.
-template <bool kPairs, Mask kMask>
-void forward_tile(const AttentionForwardTile& tile, KeyRange range) {
-  switch (tile.visible->vectors) {
-    case 1: forward_chunks<kPairs, 1, kMask>(tile, 0, range); break;
-    case 2: forward_chunks<kPairs, 2, kMask>(tile, 0, range); break;
-    default: forward_chunks<kPairs, 3, kMask>(tile, 0, range); break;
-  }
-}
-
-template <bool kPairs>
-void forward_edge(const AttentionForwardTile& tile, KeyRange range) {
-  const TileKeys& visible = *tile.visible;
-  if (visible.bits != nullptr && seen_by_all(visible, range)) {
-    return forward_tile<kPairs, Mask::bits>(tile, range);
-  }
-  for (int64_t v = 0; v < visible.vectors; ++v) {
-    const KeyRange seen = seen_by(visible, v, range);
-    if (visible.bits == nullptr) {
-      forward_chunks<kPairs, 1, Mask::range>(tile, v, seen);
-    } else {
-      forward_chunks<kPairs, 1, Mask::bits>(tile, v, seen);
+// A strip that not every lane sees.
+template <bool kPairs, int kRows>
+void forward_edge(ForwardState<kPairs>& state, int32_t key) {
+  const TileKeys& visible = *state.tile.visible;
+  const SeeingVectors seeing = vectors_that_see(visible, {key, key + kRows}, 0, visible.vectors);
+  select_vectors(state, seeing.begin, seeing.end);
+  with_mask(visible, seeing, [&](auto mask) {
+    constexpr Mask kMask = decltype(mask)::value;
+    switch (seeing.end - seeing.begin) {
+      case 1: forward_strip<kPairs, kRows, 1, kMask>(state, seeing.begin, key); break;
+      case 2: forward_strip<kPairs, kRows, 2, kMask>(state, seeing.begin, key); break;
+      case 3: forward_strip<kPairs, kRows, 3, kMask>(state, seeing.begin, key); break;
+      default: break;
     }
-  }
+  });
+  state.end = key + kRows;
 }
 
 template <bool kPairs>
 void forward(const AttentionForwardTile& tile) {
+  ForwardState<kPairs> state(tile);
   const KeyRange full = full_keys(*tile.visible, tile.block);
-  forward_edge<kPairs>(tile, {tile.block.begin, full.begin});
-  forward_tile<kPairs, Mask::none>(tile, full);
-  forward_edge<kPairs>(tile, {full.end, tile.block.end});
+  const bool whole = tile.visible->vectors == kForwardVectors;
+  while (state.end < tile.block.end) {
+    const int32_t key = state.end;
+    if (tile.block.end - key < kForwardRows) {
+      forward_edge<kPairs, 2>(state, key);
+    } else if (whole && full.begin <= key && key + kForwardRows <= full.end) {
+      select_vectors(state, 0, kForwardVectors);
+      forward_strip<kPairs, kForwardRows, kForwardVectors, Mask::none>(state, 0, key);
+    } else {
+      forward_edge<kPairs, kForwardRows>(state, key);
+    }
+    if (state.end - state.begin > kForwardChunk - kForwardRows) add_values(state);
+  }
+  add_values(state);
 }
 
 // ---- Backward
@@ -417,11 +568,11 @@ void backward_scores(const AttentionBackwardTile& tile, int64_t v, KeyRange stri
   const int64_t offset = strip.begin - tile.origin;
   multiply<kPairs, kVectors, 1, Into::set>(
       {tile.keys + offset, tile.key_stride, tile.queries + v * kLanes, kBackwardLanes,
-       (tile.width + kPair - 1) / kPair, scores, kRow, nullptr},
+       (tile.width + kPair - 1) / kPair, scores, kRow},
       count);
   multiply<kPairs, kVectors, 1, Into::set>(
       {tile.values + offset, tile.key_stride, tile.dout + v * kLanes, kBackwardLanes,
-       (tile.value_width + kPair - 1) / kPair, dprobability, kRow, nullptr},
+       (tile.value_width + kPair - 1) / kPair, dprobability, kRow},
       count);
   const bool biased = tile.slopes != nullptr;
   if (biased) {
@@ -485,14 +636,9 @@ void add_key_gradient(const float* left, const float* right, int64_t width, int6
   const int64_t first_step = vector_begin * kLanes / kPair;
   const int64_t steps = (vector_end - vector_begin) * kLanes / kPair;
   for (int64_t column = 0; column < stride;) {
-    const Product product = {left + first_step,
-                             1,
-                             right + first_step * stride + column,
-                             stride,
-                             steps,
-                             target + column,
-                             stride,
-                             nullptr};
+    const Product product = {
+        left + first_step, 1,     right + first_step * stride + column, stride, steps,
+        target + column,   stride};
     const int64_t vectors = smaller((stride - column) / kLanes, kColumnVectors);
     switch (vectors) {
       case 1: multiply<kPairs, 1, kARow, Into::add>(product, keys); break;
@@ -525,7 +671,7 @@ void add_query_gradient(const AttentionBackwardTile& tile, const Gradients<kPair
   multiply<kPairs, kVectors, 1, Into::add>(
       {tile.key_pairs + (keys.begin - tile.origin) / kPair * stride, stride,
        gradients.right() + row / kPair * kBackwardLanes + v * kLanes, kBackwardLanes,
-       (keys.end - keys.begin) / kPair, tile.dquery + v * kLanes, kBackwardLanes, nullptr},
+       (keys.end - keys.begin) / kPair, tile.dquery + v * kLanes, kBackwardLanes},
       round_up(tile.width, 2));
 }
 
@@ -564,41 +710,51 @@ void backward_chunk(const AttentionBackwardTile& tile, KeyRange chunk,
   });
 }
 
+// A chunk that not every lane sees.
 template <bool kPairs>
 void backward_edge(const AttentionBackwardTile& tile, KeyRange chunk,
                    Gradients<kPairs>& gradients) {
   const TileKeys& visible = *tile.visible;
-  if (visible.bits != nullptr && seen_by_all(visible, chunk)) {
-    return backward_chunk<kPairs, Mask::bits>(tile, chunk, gradients);
-  }
   gradients.clear();
-  for (int64_t v = 0; v < visible.vectors; ++v) {
-    const KeyRange seen = seen_by(visible, v, chunk);
-    for (int32_t key = seen.begin; key < seen.end; key += kStrip) {
-      const KeyRange strip = {key, static_cast<int32_t>(smaller(key + kStrip, seen.end))};
-      if (visible.bits == nullptr) {
-        backward_scores<kPairs, 1, Mask::range>(tile, v, strip, key - chunk.begin, gradients);
-      } else {
-        backward_scores<kPairs, 1, Mask::bits>(tile, v, strip, key - chunk.begin, gradients);
-      }
-    }
-    if (seen.begin < seen.end) {
-      add_query_gradient<kPairs, 1>(tile, gradients, seen, seen.begin - chunk.begin, v);
-    }
-  }
+  KeyRange seen[kMaxTileVectors];  // by the group of vectors that begins there
+  for (KeyRange& range : seen) range = {chunk.end, chunk.begin};
   for (int32_t key = chunk.begin; key < chunk.end; key += kStrip) {
     const KeyRange strip = {key, static_cast<int32_t>(smaller(key + kStrip, chunk.end))};
     int64_t begin = visible.vectors;
     int64_t end = 0;
-    for (int64_t v = 0; v < visible.vectors; ++v) {
-      const KeyRange seen = seen_by(visible, v, strip);
-      if (seen.begin == seen.end) continue;
-      begin = smaller(begin, v);
-      end = v + 1;
-    }
+    for_each_group(visible.vectors, [&](auto group, int64_t v) {
+      const SeeingVectors some = vectors_that_see(visible, strip, v, v + decltype(group)::value);
+      if (some.begin == some.end) return;
+      begin = smaller(begin, some.begin);
+      end = some.end;
+      if (strip.begin < seen[v].begin) seen[v].begin = strip.begin;
+      seen[v].end = strip.end;
+      with_mask(visible, some, [&](auto mask) {
+        constexpr Mask kMask = decltype(mask)::value;
+        switch (some.end - some.begin) {
+          case 1:
+            backward_scores<kPairs, 1, kMask>(tile, some.begin, strip, key - chunk.begin,
+                                              gradients);
+            break;
+          case 2:
+            backward_scores<kPairs, 2, kMask>(tile, some.begin, strip, key - chunk.begin,
+                                              gradients);
+            break;
+          default:
+            backward_scores<kPairs, 3, kMask>(tile, some.begin, strip, key - chunk.begin,
+                                              gradients);
+            break;
+        }
+      });
+    });
     if (begin < end)
       add_key_gradients<kPairs>(tile, gradients, strip, key - chunk.begin, begin, end);
   }
+  for_each_group(visible.vectors, [&](auto group, int64_t v) {
+    if (seen[v].begin >= seen[v].end) return;
+    add_query_gradient<kPairs, decltype(group)::value>(tile, gradients, seen[v],
+                                                       seen[v].begin - chunk.begin, v);
+  });
 }
 
 template <bool kPairs>

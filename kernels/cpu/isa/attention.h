@@ -34,6 +34,8 @@ struct KeyRange {
 
 inline constexpr int64_t kMaxTileLanes = 96;
 inline constexpr int64_t kMaxTileVectors = 8;
+// Keys that may be masked at once, because a lane does not see one of them.
+inline constexpr int32_t kMaxStripKeys = 8;
 
 // Keys that the lanes of a tile see. Indices count the keys of the document, or those gathered for
 // the tile.
@@ -44,8 +46,8 @@ struct TileKeys {
   alignas(64) int32_t query[kMaxTileLanes];  // its position, for biases
   KeyRange any[kMaxTileVectors];             // per vector: contains the keys that some lane sees
   KeyRange all[kMaxTileVectors];             // keys that every lane sees
-  // [key − block.begin][vectors], a bit per lane: which see a key outside of `all`. Null: the range
-  // first … last says it.
+  // [key − block.begin][vectors], a bit per lane: which see a key outside of `all`, or less than
+  // kMaxStripKeys inside. Null: the range first … last says it.
   const uint32_t* bits = nullptr;
   // [key − block.begin]: positions of gathered keys. Null: the index is the position.
   const int32_t* positions = nullptr;
@@ -64,7 +66,7 @@ struct AttentionForwardTile {
   float score_scale;    // scale · log2 e, not negative
   const float* slopes;  // [lanes] of the bias, base 2, or null
   float* out;           // [value_stride][lanes] Σ P·v, added to
-  float* largest;       // [lanes] largest score so far: not scaled, but base 2 with a bias
+  float* largest;       // [lanes] score that P is relative to: not scaled, but base 2 with a bias
   float* sum;           // [lanes] Σ P
 };
 

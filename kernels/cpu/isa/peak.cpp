@@ -84,6 +84,9 @@ void read(const float* from, int64_t count) {
   for (int64_t i = 0; i + 4 * kLanes <= count; i += 4 * kLanes) {
     F32 values[4];
     for (int k = 0; k < 4; ++k) {
+      // Without it some 8 % less arrives: the hardware stops at the end of every page. Past the end
+      // it does no harm.
+      __builtin_prefetch(from + i + k * kLanes + 256);
       values[k] = load(from + i + k * kLanes);
       SIDEWINDER_OPAQUE(values[k]);
     }

@@ -228,28 +228,46 @@ F32 prepare(const ScanBackwardItem& item, const Strip<T>& strip, F32 bias,
             const BackwardTile& tile) {
   const ScanGroup& in = item.in;
   F32 largest = {};
-  for_each_pack(strip.tokens, [&](auto pack, int t) {
-    const auto raw = map([&](F32 v) { return v + bias; },
-                         load_rows(pack, strip.delta, in.delta_stride, t, strip.count));
-    const auto delta = softplus(raw);
-    store_rows(tile.delta, t, delta.value);
-    store_rows(tile.slope, t, delta.slope);
-    store_rows(tile.input, t,
-               map([](F32 d, F32 u) { return d * u; }, delta.value,
-                   load_rows(pack, strip.u, in.u_stride, t, strip.count)));
-    for (const F32 value : delta.value.at) largest = max(largest, value);
-  });
-  for_each_pack(strip.tokens, [&](auto pack, int t) {
-    auto dy = load_rows(pack, strip.dout, item.dout_stride, t, strip.count);
-    if (strip.z != nullptr) {
-      const auto z = load_rows(pack, strip.z, in.z_stride, t, strip.count);
-      const auto gate = sigmoid(z);
-      store_rows(tile.gate, t, gate);
-      dy = map([](F32 d, F32 x, F32 s) { return d * (x * s); }, dy, z, gate);
-    }
-    store_rows(tile.dy, t, dy);
+  with_count(strip.count, [&](auto count) {
+    for_each_pack(
+        strip.tokens, [&](auto pack, int t) __attribute__((always_inline)) {
+          const auto raw = map([&](F32 v) { return v + bias; },
+                               load_rows(pack, strip.delta, in.delta_stride, t, count));
+          const auto delta = softplus(raw);
+          store_rows(tile.delta, t, delta.value);
+          store_rows(tile.slope, t, delta.slope);
+          store_rows(tile.input, t,
+                     map([](F32 d, F32 u) { return d * u; }, delta.value,
+                         load_rows(pack, strip.u, in.u_stride, t, count)));
+          for (const F32 value : delta.value.at) largest = max(largest, value);
+        });
+    for_each_pack(
+        strip.tokens, [&](auto pack, int t) __attribute__((always_inline)) {
+          auto dy = load_rows(pack, strip.dout, item.dout_stride, t, count);
+          if (strip.z != nullptr) {
+            const auto z = load_rows(pack, strip.z, in.z_stride, t, count);
+            const auto gate = sigmoid(z);
+            store_rows(tile.gate, t, gate);
+            dy = map([](F32 d, F32 x, F32 s) { return d * (x * s); }, dy, z, gate);
+          }
+          store_rows(tile.dy, t, dy);
+        });
   });
   return largest;
+}
+
+// Rows of an output, past the caches where a strip of a row is a whole line.
+template <typename T, int kCount>
+[[gnu::always_inline]] inline void store_out(T* p, int64_t stride, int t, int count,
+                                             const Pack<kCount>& rows) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (count == kLanes) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kCount; ++i) stream(p + (t + i) * stride, rows.at[i]);
+      return;
+    }
+  }
+  store_rows(p, stride, t, count, rows);
 }
 
 template <typename T>
@@ -258,30 +276,34 @@ void finish(const ScanBackwardItem& item, const Strip<T>& strip, F32 skip, const
   const ScanGroup& in = item.in;
   F32 dd = {};
   F32 ddelta_bias = {};
-  for_each_pack(strip.tokens, [&](auto pack, int t) {
-    const auto u = load_rows(pack, strip.u, in.u_stride, t, strip.count);
-    const auto dy = load_rows(pack, tile.dy, t);
-    const auto q = load_rows(pack, tile.q, t);
-    const auto du = map([&](F32 delta, F32 v, F32 g) { return multiply_add(delta, v, skip * g); },
-                        load_rows(pack, tile.delta, t), q, dy);
-    store_rows(strip.du, item.du_stride, t, strip.count, du);
-    const auto ddelta =
-        map([](F32 v, F32 w, F32 e,
-               F32 slope) { return multiply_add(v, w, e * broadcast(kLn2)) * slope; },
-            u, q, load_rows(pack, tile.exponent, t), load_rows(pack, tile.slope, t));
-    store_rows(strip.ddelta, item.ddelta_stride, t, strip.count, ddelta);
-    for (const F32 value : map([](F32 g, F32 v) { return g * v; }, dy, u).at) dd += value;
-    for (const F32 value : ddelta.at) ddelta_bias += value;
-    if (strip.z != nullptr) {
-      const auto z = load_rows(pack, strip.z, in.z_stride, t, strip.count);
-      const auto dout = load_rows(pack, strip.dout, item.dout_stride, t, strip.count);
-      const auto y = map([&](F32 v, F32 sum) { return multiply_add(skip, v, sum); }, u,
-                         load_rows(pack, tile.y, t));
-      const auto slope =
-          map([](F32 v, F32 s) { return silu_slope(v, s); }, z, load_rows(pack, tile.gate, t));
-      store_rows(strip.dz, item.dz_stride, t, strip.count,
-                 map([](F32 g, F32 v, F32 s) { return g * v * s; }, dout, y, slope));
-    }
+  with_count(strip.count, [&](auto count) {
+    for_each_pack(
+        strip.tokens, [&](auto pack, int t) __attribute__((always_inline)) {
+          const auto u = load_rows(pack, strip.u, in.u_stride, t, count);
+          const auto dy = load_rows(pack, tile.dy, t);
+          const auto q = load_rows(pack, tile.q, t);
+          const auto du =
+              map([&](F32 delta, F32 v, F32 g) { return multiply_add(delta, v, skip * g); },
+                  load_rows(pack, tile.delta, t), q, dy);
+          store_out(strip.du, item.du_stride, t, count, du);
+          const auto ddelta =
+              map([](F32 v, F32 w, F32 e,
+                     F32 slope) { return multiply_add(v, w, e * broadcast(kLn2)) * slope; },
+                  u, q, load_rows(pack, tile.exponent, t), load_rows(pack, tile.slope, t));
+          store_out(strip.ddelta, item.ddelta_stride, t, count, ddelta);
+          for (const F32 value : map([](F32 g, F32 v) { return g * v; }, dy, u).at) dd += value;
+          for (const F32 value : ddelta.at) ddelta_bias += value;
+          if (strip.z != nullptr) {
+            const auto z = load_rows(pack, strip.z, in.z_stride, t, count);
+            const auto dout = load_rows(pack, strip.dout, item.dout_stride, t, count);
+            const auto y = map([&](F32 v, F32 sum) { return multiply_add(skip, v, sum); }, u,
+                               load_rows(pack, tile.y, t));
+            const auto slope = map([](F32 v, F32 s) { return silu_slope(v, s); }, z,
+                                   load_rows(pack, tile.gate, t));
+            store_out(strip.dz, item.dz_stride, t, count,
+                      map([](F32 g, F32 v, F32 s) { return g * v * s; }, dout, y, slope));
+          }
+        });
   });
   *sums.dd += dd;
   *sums.ddelta_bias += ddelta_bias;
@@ -297,6 +319,7 @@ RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, bool written)
     prefetch.add(static_cast<const T*>(p) + chunk * kScanTile * stride, stride * kSize);
   };
   if (written) {
+    if (sizeof(T) == sizeof(float)) return prefetch;  // streamed
     add(item.du, item.du_stride);
     add(item.ddelta, item.ddelta_stride);
     add(item.dz, item.dz_stride);
@@ -307,6 +330,20 @@ RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, bool written)
     add(item.dout, item.dout_stride);
   }
   return prefetch;
+}
+
+// Asks for the saved states of strip `s` of a chunk; past its last strip, for those of the chunk
+// before.
+void prefetch_states(const ScanBackwardItem& item, int64_t chunk, int s, int strips) {
+  if (s == strips) {
+    s = 0;
+    --chunk;
+  }
+  if (chunk < item.chunk_begin) return;
+  constexpr int64_t kLine = 64 / sizeof(float);
+  const float* states = item.chunk_states + chunk * item.chunk_stride + s * kLanes * item.in.states;
+  const int64_t floats = strip_count(item.in.channels, s) * item.in.states;
+  for (int64_t i = 0; i < floats; i += kLine) __builtin_prefetch(states + i);
 }
 
 template <typename T>
@@ -345,6 +382,7 @@ void backward_of(const ScanBackwardItem& item) {
                   strip.count, in.states, 1.0F, tile.states);
       const F32 largest_delta =
           prepare(item, strip, load_strip(in.delta_bias + s * kLanes, strip.count), tile);
+      prefetch_states(item, chunk, s + 1, strips);
       const bool near = all_near(largest_delta, largest_rate(rates, padded));
       for (int n = 0; n < padded; n += kBlock) {
         for_each_piece(in, first_reset, origin, tokens, [&](int begin, int end, bool fresh) {
@@ -377,8 +415,8 @@ void backward_of(const ScanBackwardItem& item) {
       store_states(item.dinitial + s * kLanes * in.states, in.states, strip_count(in.channels, s),
                    in.states, gradient);
     }
-    stream_fence();
   }
+  stream_fence();
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ class Settings:
     dtype: torch.dtype = torch.float32
     compile: bool = True  # torch.compile of everything but the loop over chunks of a scan
     scan: str = "compiled"  # compiled | eager: the steps within a chunk
-    chunk: int = 8  # tokens of a chunk of the scan, whose states are kept in the cache
+    chunk: int = 32  # tokens of a chunk of the scan, whose states are kept in the cache
     window: str = "sdpa"  # sdpa | matrix | mask: chunks of queries, or one masked matrix
     window_queries: int = 512
     loss_rows: int = 512  # rows of logits at a time; 0: all at once, plain cross-entropy
