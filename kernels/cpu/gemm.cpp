@@ -36,7 +36,7 @@ constexpr int64_t kItemsPerChunk = 16;
 // The panels that an item packs stay in the second-level cache.
 constexpr int64_t kMostPanelsOfA = 6;
 constexpr int64_t kMostPanelsOfB = 2;
-constexpr int64_t kVeryNarrowPanels = 4;
+constexpr int64_t kVeryNarrowPanels = 8;
 constexpr int64_t kLineBytes = 64;
 // Keeps panels apart that would otherwise start a power of two apart and compete for cache sets.
 constexpr int64_t kPanelPadding = 64;
