@@ -228,6 +228,24 @@ KeyRange full_keys(const TileKeys& visible, KeyRange block) {
   return full;
 }
 
+// The part of `range` that vector v sees at all, with even bounds.
+KeyRange seen_by(const TileKeys& visible, int64_t v, KeyRange range) {
+  const int32_t begin = visible.any[v].begin & ~1;
+  const int32_t end = (visible.any[v].end + 1) & ~1;
+  KeyRange seen = {begin > range.begin ? begin : range.begin, end < range.end ? end : range.end};
+  if (seen.end < seen.begin) seen.end = seen.begin;
+  return seen;
+}
+
+// Whether every vector may see all of `range`.
+bool seen_by_all(const TileKeys& visible, KeyRange range) {
+  for (int64_t v = 0; v < visible.vectors; ++v) {
+    const KeyRange seen = seen_by(visible, v, range);
+    if (seen.begin != range.begin || seen.end != range.end) return false;
+  }
+  return true;
+}
+
 // Vectors begin … end − 1, none if begin == end.
 struct SeeingVectors {
   int64_t begin, end;
@@ -712,51 +730,41 @@ void backward_chunk(const AttentionBackwardTile& tile, KeyRange chunk,
   });
 }
 
-// A chunk that not every lane sees.
 template <bool kPairs>
 void backward_edge(const AttentionBackwardTile& tile, KeyRange chunk,
                    Gradients<kPairs>& gradients) {
   const TileKeys& visible = *tile.visible;
+  if (visible.bits != nullptr && seen_by_all(visible, chunk)) {
+    return backward_chunk<kPairs, Mask::bits>(tile, chunk, gradients);
+  }
   gradients.clear();
-  KeyRange seen[kMaxTileVectors];  // by the group of vectors that begins there
-  for (KeyRange& range : seen) range = {chunk.end, chunk.begin};
+  for (int64_t v = 0; v < visible.vectors; ++v) {
+    const KeyRange seen = seen_by(visible, v, chunk);
+    for (int32_t key = seen.begin; key < seen.end; key += kStrip) {
+      const KeyRange strip = {key, static_cast<int32_t>(smaller(key + kStrip, seen.end))};
+      if (visible.bits == nullptr) {
+        backward_scores<kPairs, 1, Mask::range>(tile, v, strip, key - chunk.begin, gradients);
+      } else {
+        backward_scores<kPairs, 1, Mask::bits>(tile, v, strip, key - chunk.begin, gradients);
+      }
+    }
+    if (seen.begin < seen.end) {
+      add_query_gradient<kPairs, 1>(tile, gradients, seen, seen.begin - chunk.begin, v);
+    }
+  }
   for (int32_t key = chunk.begin; key < chunk.end; key += kStrip) {
     const KeyRange strip = {key, static_cast<int32_t>(smaller(key + kStrip, chunk.end))};
     int64_t begin = visible.vectors;
     int64_t end = 0;
-    for_each_group(visible.vectors, [&](auto group, int64_t v) {
-      const SeeingVectors some = vectors_that_see(visible, strip, v, v + decltype(group)::value);
-      if (some.begin == some.end) return;
-      begin = smaller(begin, some.begin);
-      end = some.end;
-      if (strip.begin < seen[v].begin) seen[v].begin = strip.begin;
-      seen[v].end = strip.end;
-      with_mask(visible, some, [&](auto mask) {
-        constexpr Mask kMask = decltype(mask)::value;
-        switch (some.end - some.begin) {
-          case 1:
-            backward_scores<kPairs, 1, kMask>(tile, some.begin, strip, key - chunk.begin,
-                                              gradients);
-            break;
-          case 2:
-            backward_scores<kPairs, 2, kMask>(tile, some.begin, strip, key - chunk.begin,
-                                              gradients);
-            break;
-          default:
-            backward_scores<kPairs, 3, kMask>(tile, some.begin, strip, key - chunk.begin,
-                                              gradients);
-            break;
-        }
-      });
-    });
+    for (int64_t v = 0; v < visible.vectors; ++v) {
+      const KeyRange seen = seen_by(visible, v, strip);
+      if (seen.begin == seen.end) continue;
+      begin = smaller(begin, v);
+      end = v + 1;
+    }
     if (begin < end)
       add_key_gradients<kPairs>(tile, gradients, strip, key - chunk.begin, begin, end);
   }
-  for_each_group(visible.vectors, [&](auto group, int64_t v) {
-    if (seen[v].begin >= seen[v].end) return;
-    add_query_gradient<kPairs, decltype(group)::value>(tile, gradients, seen[v],
-                                                       seen[v].begin - chunk.begin, v);
-  });
 }
 
 template <bool kPairs>
