@@ -28,7 +28,7 @@ constexpr int64_t kTileRows = 14;
 constexpr int64_t kBlockRows = 84;  // of a matrix product
 constexpr int64_t kShortestChunk = 3 * kBlockRows;
 constexpr int64_t kLongestChunk = 48 * kBlockRows;
-constexpr int64_t kItemsPerChunk = 16;
+constexpr int64_t kItemsPerChunk = 8;  // or a multiple
 // Words whose logits exist at a time, for the tokens of one item: these, what becomes of them, and
 // the operands of their products fit the second-level cache.
 constexpr int64_t kBlockWords = 1024;
@@ -43,7 +43,7 @@ int64_t tokens_per_chunk(int64_t tokens, int64_t word_bytes) {
   const int64_t fitting = kChunkBytes / std::max<int64_t>(1, word_bytes);
   const int64_t most = std::clamp(fitting / kBlockRows * kBlockRows, kShortestChunk, kLongestChunk);
   const int64_t chunks = std::max<int64_t>(1, divide_up(tokens, most));
-  return round_up(divide_up(tokens, chunks), kBlockRows);
+  return round_up(divide_up(tokens, chunks), kTileRows);
 }
 
 // Rows an odd number of cache lines apart: columns of a vocabulary that is a power of two would
@@ -114,14 +114,19 @@ class Chunk {
     bool stands = false;
   };
 
+  // An even number of items, the longer ones first: the threads should end together.
   template <typename Item>
   void for_items(Item&& item) const {
-    const int64_t rows_per_item = std::clamp(
-        round_up(divide_up(most_tokens_, kItemsPerChunk), kTileRows), kTileRows, kBlockRows);
-    parallel_ranges(static_cast<int64_t>(tokens_.size()), rows_per_item,
-                    [&](int64_t begin, int64_t end) {
-                      item(Range{begin, end});
-                    });
+    const auto tokens = static_cast<int64_t>(tokens_.size());
+    const int64_t tiles = divide_up(tokens, kTileRows);
+    const int64_t items =
+        std::min(tiles, round_up(divide_up(tiles, kBlockRows / kTileRows), kItemsPerChunk));
+    parallel_for(items, [&](int64_t i) {
+      const auto tiles_before = [&](int64_t index) {
+        return tiles / items * index + std::min(index, tiles % items);
+      };
+      item(Range{tiles_before(i) * kTileRows, std::min(tokens, tiles_before(i + 1) * kTileRows)});
+    });
   }
 
   // Items without a token that does not stand are left as they are.
