@@ -67,7 +67,6 @@ class Chunk {
         vocabulary_(args.weight_forward.out),
         valid_(args.options.valid_vocabulary > 0 ? args.options.valid_vocabulary : vocabulary_),
         soft_cap_(static_cast<float>(args.options.soft_cap)),
-        most_tokens_(most_tokens),
         totals_(static_cast<size_t>(most_tokens)) {
     if (!args.dx.defined()) return;
     const Dtype compute = args.weight_forward.compute;
@@ -251,7 +250,6 @@ class Chunk {
   int64_t vocabulary_;
   int64_t valid_;
   float soft_cap_;
-  int64_t most_tokens_;
   Tensor weights_;  // [most_tokens, V] as products read them; undefined: no gradients wanted
   Tensor sums_;     // [most_tokens, D]  w · W
   Tensor scaled_;   // [most_tokens, D]  s · x; undefined: no dweight wanted
