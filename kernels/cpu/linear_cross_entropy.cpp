@@ -28,7 +28,6 @@ constexpr int64_t kTileRows = 14;
 constexpr int64_t kBlockRows = 84;  // of a matrix product
 constexpr int64_t kShortestChunk = 3 * kBlockRows;
 constexpr int64_t kLongestChunk = 48 * kBlockRows;
-constexpr int64_t kItemsPerChunk = 8;  // or a multiple
 // Words whose logits exist at a time, for the tokens of one item: these, what becomes of them, and
 // the operands of their products fit the second-level cache.
 constexpr int64_t kBlockWords = 1024;
@@ -113,13 +112,15 @@ class Chunk {
     bool stands = false;
   };
 
-  // An even number of items, the longer ones first: the threads should end together.
+  // As many items for every thread, the longer ones first, so that threads end together. The bits
+  // of a row do not depend on the rows beside it.
   template <typename Item>
   void for_items(Item&& item) const {
     const auto tokens = static_cast<int64_t>(tokens_.size());
     const int64_t tiles = divide_up(tokens, kTileRows);
+    const int64_t blocks = divide_up(tiles, kBlockRows / kTileRows);
     const int64_t items =
-        std::min(tiles, round_up(divide_up(tiles, kBlockRows / kTileRows), kItemsPerChunk));
+        std::min(tiles, round_up(blocks, int64_t{ThreadPool::global().num_threads()}));
     parallel_for(items, [&](int64_t i) {
       const auto tiles_before = [&](int64_t index) {
         return tiles / items * index + std::min(index, tiles % items);
