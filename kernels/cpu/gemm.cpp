@@ -109,7 +109,9 @@ void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
   const GemmWord word = word_of(kernels, product.weight.compute);
   const int64_t steps = gemm_steps(part.in, word);
   const int64_t first_step = part.first_in / elements_per_step(word);
-  const int64_t block_steps = std::min(steps, kernels.block_steps);
+  // A rest of less than half a block does not become one of its own.
+  const int64_t block_steps =
+      steps <= kernels.block_steps + kernels.block_steps / 2 ? steps : kernels.block_steps;
   const int64_t a_panel_stride = block_steps * kernels.tile_rows;
   const int64_t a_words =
       round_up(divide_up(item.rows, kernels.tile_rows) * a_panel_stride, kPanelPadding);

@@ -44,7 +44,7 @@ def point(kernel):
         tokens, heads, width = numbers[:3]
         tensors = 4 if name.endswith("forward") else 8
         return work / (tensors * tokens * heads * width * size), kernel["rate"]
-    if name.startswith("selective_scan"):
+    if name in ("selective_scan forward", "selective_scan backward"):
         tokens, width, states = numbers
         streams, passes = (4, 1) if name.endswith("forward") else (7, 3)
         rate = kernel["rate"] * SCAN_OPERATIONS * passes

@@ -89,12 +89,14 @@ ExitCode bench_recipe(const BenchRecipeCommand& command) {
     double total = 0;
     for (const double one : seconds) total += one;
     double covered = 0;
+    double executed = 0;
     // Idle: the part of the threads' time in the operation in which they had no work.
     const int threads = ThreadPool::global().num_threads();
     fmt::print("\n{:<28} {:>8} {:>12} {:>8} {:>8} {:>8}\n", "operation", "calls", "ms per step",
                "share", "of peak", "idle");
     for (const OperationTime& operation : operations) {
       covered += operation.seconds;
+      executed += operation.flops;
       fmt::print("{:<28} {:>8} {:>12.3f} {:>7.1f}% {:>7.1f}% {:>7.1f}%\n", operation.name,
                  operation.calls / command.steps,
                  1e3 * operation.seconds / static_cast<double>(command.steps),
@@ -104,6 +106,10 @@ ExitCode bench_recipe(const BenchRecipeCommand& command) {
     fmt::print("{:<28} {:>8} {:>12.3f} {:>7.1f}%\n", "outside operations", "",
                1e3 * (total - covered) / static_cast<double>(command.steps),
                100 * (total - covered) / total);
+    // Recomputation counts here, and scans and convolutions do.
+    executed /= static_cast<double>(command.steps);
+    fmt::print("executed     {:.1f} M FLOPs per token, {:.2f} times those above\n",
+               executed / static_cast<double>(step_tokens) * 1e-6, executed / flops);
   }
   if (!command.json_path.empty()) {
     nlohmann::json json = {{"recipe", command.recipe},
