@@ -1,7 +1,7 @@
 #pragma once
 // Fork-join over work items. Which thread runs an item is not fixed, so an item must not depend on
-// it: kernels give every item its own output or its own partial sum, and the partition into items
-// depends on the shape alone. That is what makes results the same for any number of threads.
+// it: kernels give every item its own output or its own partial sum, and a partition that shapes a
+// sum depends on the shape alone. That is what makes results the same for any number of threads.
 
 #include <cstdint>
 #include <memory>
