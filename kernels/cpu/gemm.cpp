@@ -245,7 +245,7 @@ void pack_panels(PackedWeight& packed, const Matrix& weight, WeightUse use) {
   const int64_t panel_words = gemm_steps(packed.in, word) * kernels.tile_columns;
   packed.data = Tensor::empty({panels, panel_words}, Dtype::f32);
   const bool forward = use == WeightUse::forward;
-  constexpr int64_t kPanelsPerItem = 4;
+  constexpr int64_t kPanelsPerItem = 2;
   parallel_ranges(panels, kPanelsPerItem, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kernels.tile_columns;
     const int64_t last = std::min(end * kernels.tile_columns, packed.out);
