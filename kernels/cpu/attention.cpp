@@ -76,9 +76,9 @@ void lane_slopes(const Tensor& slopes, const Document& document, const Heads& he
 float& statistic(const HeadRows& rows, int64_t lane) {
   return static_cast<float*>(rows.data)[lane / rows.heads * rows.token_stride + lane % rows.heads];
 }
-// lse of probabilities that were summed relative to the largest score.
-float lse_of(float largest, float sum) {
-  return sum == 0 ? -std::numeric_limits<float>::infinity() : largest + std::log(sum);
+// lse of probabilities that were summed relative to a reference, which is in base 2.
+float lse_of(float reference, float sum) {
+  return sum == 0 ? -std::numeric_limits<float>::infinity() : reference * kLn2 + std::log(sum);
 }
 
 // ---- Work space: pieces of one tensor
@@ -188,9 +188,10 @@ void largest_first(std::vector<Item>& items) {
 // Parts of a pattern run one after the other. Between them, softmax and products wait in f32.
 
 struct UnfinishedAttention {
-  Tensor out;      // [T, H, Pv] Σ P·v
-  Tensor largest;  // [T, H], as in a tile
-  Tensor sum;      // [T, H] Σ P; 0: nothing was seen yet
+  Tensor out;        // [T, H, Pv] Σ P·v
+  Tensor reference;  // [T, H], as in a tile
+  Tensor sum;        // [T, H] Σ P; 0: nothing was seen yet
+  Tensor divisor;    // [T, H] of out
 };
 
 struct ForwardItem {
@@ -231,8 +232,9 @@ class Forward {
       tile.visible = query_tiles_.near(i);
       tile.queries = workspace_.take(sizes.steps * tile_lanes_);
       tile.out = workspace_.take(sizes.value_stride * tile_lanes_);
-      tile.largest = workspace_.take(tile_lanes_);
+      tile.reference = workspace_.take(tile_lanes_);
       tile.sum = workspace_.take(tile_lanes_);
+      tile.divisor = workspace_.take(tile_lanes_);
       sizes.functions.pack_transposed(queries, tile.first_lane, tile.lanes, tile_lanes_,
                                       tile.queries, tile_lanes_);
       if (args.slopes.defined()) {
@@ -242,8 +244,9 @@ class Forward {
       }
       if (args.scale < 0) negate(tile.queries, sizes.steps * tile_lanes_);
       std::fill_n(tile.out, sizes.value_stride * tile_lanes_, 0.0F);
-      std::fill_n(tile.largest, tile_lanes_, kNoScore);
+      std::fill_n(tile.reference, tile_lanes_, kNoScore);
       std::fill_n(tile.sum, tile_lanes_, 0.0F);
+      std::fill_n(tile.divisor, tile_lanes_, 0.0F);
       if (before != nullptr) go_on(*before, tile);
       tiles_.push_back(tile);
     }
@@ -266,13 +269,13 @@ class Forward {
     int64_t index, first_lane, lanes;
     KeyRange span;
     TileKeys visible;
-    float *queries, *out, *largest, *sum, *slopes = nullptr;
+    float *queries, *out, *reference, *sum, *divisor, *slopes = nullptr;
   };
 
   int64_t floats() const {
     const auto padded = &Workspace::padded;
     const int64_t tile = padded(sizes_.steps * tile_lanes_) +
-                         padded(sizes_.value_stride * tile_lanes_) + 3 * padded(tile_lanes_);
+                         padded(sizes_.value_stride * tile_lanes_) + 4 * padded(tile_lanes_);
     return padded(sizes_.steps * key_stride_) + padded(block_ / sizes_.pair * sizes_.value_stride) +
            (item_.tiles.end - item_.tiles.begin) * tile;
   }
@@ -280,11 +283,13 @@ class Forward {
   void go_on(const UnfinishedAttention& before, const Tile& tile) const {
     sizes_.isa.f32.pack_transposed(query_rows(before.out, document_, item_.heads), tile.first_lane,
                                    tile.lanes, tile_lanes_, tile.out, tile_lanes_);
-    const HeadRows largest = statistic_rows(before.largest, document_, item_.heads);
+    const HeadRows reference = statistic_rows(before.reference, document_, item_.heads);
     const HeadRows sum = statistic_rows(before.sum, document_, item_.heads);
+    const HeadRows divisor = statistic_rows(before.divisor, document_, item_.heads);
     for (int64_t i = 0; i < tile.lanes; ++i) {
       tile.sum[i] = statistic(sum, tile.first_lane + i);
-      if (tile.sum[i] != 0) tile.largest[i] = statistic(largest, tile.first_lane + i);
+      tile.divisor[i] = statistic(divisor, tile.first_lane + i);
+      if (tile.sum[i] != 0) tile.reference[i] = statistic(reference, tile.first_lane + i);
     }
   }
 
@@ -352,31 +357,32 @@ class Forward {
     work.score_scale = std::abs(args_.scale) * kLog2E;
     work.slopes = tile.slopes;
     work.out = tile.out;
-    work.largest = tile.largest;
+    work.reference = tile.reference;
     work.sum = tile.sum;
+    work.divisor = tile.divisor;
     sizes_.functions.forward(work);
   }
 
   void store(const Tile& tile) const {
     if (after_ != nullptr) return leave(*after_, tile);
     const HeadRows lse = statistic_rows(args_.lse, document_, item_.heads);
-    const double unit = args_.slopes.defined() ? kLn2 : std::abs(args_.scale);
     for (int64_t i = 0; i < tile.lanes; ++i) {
-      const float sum = tile.sum[i];
-      statistic(lse, tile.first_lane + i) = lse_of(tile.largest[i] * unit, sum);
-      tile.sum[i] = sum == 0 ? 0.0F : 1.0F / sum;
+      statistic(lse, tile.first_lane + i) = lse_of(tile.reference[i], tile.sum[i]);
+      tile.divisor[i] = tile.divisor[i] == 0 ? 0.0F : 1.0F / tile.divisor[i];
     }
-    sizes_.functions.store_columns(tile.out, tile_lanes_, tile.sum,
+    sizes_.functions.store_columns(tile.out, tile_lanes_, tile.divisor,
                                    query_rows(args_.out, document_, item_.heads), tile.first_lane,
                                    tile.lanes);
   }
 
   void leave(const UnfinishedAttention& after, const Tile& tile) const {
-    const HeadRows largest = statistic_rows(after.largest, document_, item_.heads);
+    const HeadRows reference = statistic_rows(after.reference, document_, item_.heads);
     const HeadRows sum = statistic_rows(after.sum, document_, item_.heads);
+    const HeadRows divisor = statistic_rows(after.divisor, document_, item_.heads);
     for (int64_t i = 0; i < tile.lanes; ++i) {
-      statistic(largest, tile.first_lane + i) = tile.largest[i];
+      statistic(reference, tile.first_lane + i) = tile.reference[i];
       statistic(sum, tile.first_lane + i) = tile.sum[i];
+      statistic(divisor, tile.first_lane + i) = tile.divisor[i];
     }
     std::fill_n(tile.sum, tile_lanes_, 1.0F);
     sizes_.isa.f32.store_columns(tile.out, tile_lanes_, tile.sum,
@@ -462,7 +468,7 @@ void attention_few(const AttentionArgs& args, const Sizes& sizes, const ForwardI
   sizes.functions.few_queries(few);
   const HeadRows lse = statistic_rows(args.lse, document, item.heads);
   for (int64_t lane = 0; lane < lanes; ++lane) {
-    statistic(lse, lane) = lse_of(largest[lane] * kLn2, sum[lane]);
+    statistic(lse, lane) = lse_of(largest[lane], sum[lane]);
   }
 }
 
@@ -517,9 +523,9 @@ void attention_vectors(const AttentionArgs& args) {
   }
   if (documents.empty()) return;
   const Shape statistics = args.lse.shape();
-  const UnfinishedAttention unfinished = {Tensor::zeros(args.out.shape(), Dtype::f32),
-                                          Tensor::empty(statistics, Dtype::f32),
-                                          Tensor::zeros(statistics, Dtype::f32)};
+  const UnfinishedAttention unfinished = {
+      Tensor::zeros(args.out.shape(), Dtype::f32), Tensor::empty(statistics, Dtype::f32),
+      Tensor::zeros(statistics, Dtype::f32), Tensor::zeros(statistics, Dtype::f32)};
   for (size_t i = 0; i < parts.size(); ++i) {
     attention_part(args, parts[i], classes_of(documents, parts[i]), i == 0 ? nullptr : &unfinished,
                    i + 1 == parts.size() ? nullptr : &unfinished);

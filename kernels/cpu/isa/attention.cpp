@@ -320,8 +320,10 @@ template <int kRows, int kVectors>
 // ---- Forward
 //
 // Scores of a strip of keys are formed, and become probabilities, in registers. Probabilities of a
-// lane are relative to its reference: a score that it has seen, at most kHeadroom (in base 2) below
-// the largest. So the reference seldom moves, and sums of products need not be scaled each time.
+// lane are relative to its reference: a whole number that was the largest score when it moved there
+// (in base 2, rounded down) and is at most kHeadroom below it before it moves again. So it seldom
+// moves, sums need not be scaled each time, and when they are, then by a power of two: where tiles
+// begin does not change how probabilities round.
 
 constexpr float kHeadroom = 8;
 
@@ -337,10 +339,9 @@ template <bool kPairs>
 struct ForwardState {
   static constexpr int64_t kPair = kPairs ? 2 : 1;
   const AttentionForwardTile& tile;
-  bool biased;                                 // scores have been scaled then
-  float scale;                                 // what scores still are to be scaled with
-  alignas(64) float reference[kForwardLanes];  // scaled
-  alignas(64) float limit[kForwardLanes];      // scores above it move the reference
+  bool biased;                             // scores have been scaled then
+  float scale;                             // what scores still are to be scaled with
+  alignas(64) float limit[kForwardLanes];  // scores above it move the reference
   // Probabilities of keys begin … end − 1 and vectors first … last − 1, as row pairs, that have not
   // met the values yet.
   int32_t begin, end;
@@ -354,13 +355,13 @@ struct ForwardState {
         begin(tile.block.begin),
         end(tile.block.begin) {
     for (int64_t lane = 0; lane < tile.visible->vectors * kLanes; lane += kLanes) {
-      refer_to(lane, load(tile.largest + lane));
+      refer_to(lane, load(tile.reference + lane));
     }
   }
-  void refer_to(int64_t lane, F32 score) {
-    store(reference + lane, score * scale);
+  void refer_to(int64_t lane, F32 reference) {
+    store(tile.reference + lane, reference);
     // Where nothing has been seen yet, any score does.
-    store(limit + lane, select(score > kNoScore, score + kHeadroom / scale, score));
+    store(limit + lane, select(reference > kNoScore, (reference + kHeadroom) / scale, reference));
   }
   float* row(int32_t key) { return probabilities + (key - begin) / kPair * kForwardLanes; }
 };
@@ -412,6 +413,11 @@ inline uint32_t above(F32 a, F32 b) {
 #endif
 }
 
+inline F32 round_down(F32 x) {
+  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_floorf(x[i]);
+  return x;
+}
+
 // Moves the references of those lanes of vectors v … whose score `top` is above the limit. The
 // others keep all their bits.
 template <bool kPairs>
@@ -420,14 +426,14 @@ void move_references(ForwardState<kPairs>& state, int64_t v, int vectors, const 
   const AttentionForwardTile& tile = state.tile;
   for (int n = 0; n < vectors; ++n) {
     const int64_t lane = (v + n) * kLanes;
-    const F32 before = load(tile.largest + lane);
-    const F32 now = select(top[n] > load(state.limit + lane), top[n], before);
-    const bool was_seen = above(before, broadcast(kNoScore)) != 0;
-    const F32 factor = exp2((before - now) * state.scale);
-    store(tile.largest + lane, now);
+    const F32 before = load(tile.reference + lane);
+    const F32 now =
+        select(top[n] > load(state.limit + lane), round_down(top[n] * state.scale), before);
+    const F32 factor = exp2(before - now);
     state.refer_to(lane, now);
-    if (!was_seen) continue;  // sums are zero
+    if (above(before, broadcast(kNoScore)) == 0) continue;  // sums are zero
     store(tile.sum + lane, load(tile.sum + lane) * factor);
+    store(tile.divisor + lane, load(tile.divisor + lane) * factor);
     for (int64_t d = 0; d < round_up(tile.value_width, 2); ++d) {
       float* const out = tile.out + d * kForwardLanes + lane;
       store(out, load(out) * factor);
@@ -485,8 +491,9 @@ void forward_strip(ForwardState<kPairs>& state, int64_t v, int32_t key) {
   for (int n = 0; n < kVectors; ++n) {
     const int64_t lane = (v + n) * kLanes;
     const Seen<kMask> seen(*tile.visible, v + n, tile.block);
-    const F32 reference = load(state.reference + lane);
+    const F32 reference = load(tile.reference + lane);
     F32 sum[2] = {load(tile.sum + lane), F32{}};
+    [[maybe_unused]] F32 divisor = load(tile.divisor + lane);
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; m += 2) {
       F32 p[2];
@@ -498,8 +505,10 @@ void forward_strip(ForwardState<kPairs>& state, int64_t v, int32_t key) {
       }
 #if defined(__AVX512BF16__)
       if constexpr (kPairs) {
-        _mm512_store_si512(words + m / 2 * kForwardLanes + n * kLanes,
-                           interleave_rows(round_rows(p[0], p[1])));
+        const __m512i pairs = interleave_rows(round_rows(p[0], p[1]));
+        _mm512_store_si512(words + m / 2 * kForwardLanes + n * kLanes, pairs);
+        const F32 ones = reinterpret_cast<F32>(_mm512_set1_epi32(0x3f803f80));
+        divisor = multiply_add<kPairs>(divisor, reinterpret_cast<F32>(pairs), ones);
         continue;
       }
 #endif
@@ -507,6 +516,7 @@ void forward_strip(ForwardState<kPairs>& state, int64_t v, int32_t key) {
       store(words + (m + 1) * kForwardLanes + n * kLanes, p[1]);
     }
     store(tile.sum + lane, sum[0] + sum[1]);
+    store(tile.divisor + lane, kPairs ? divisor : sum[0] + sum[1]);
   }
   state.end = key + kRows;
 }

@@ -66,8 +66,9 @@ struct AttentionForwardTile {
   float score_scale;    // scale · log2 e, not negative
   const float* slopes;  // [lanes] of the bias, base 2, or null
   float* out;           // [value_stride][lanes] Σ P·v, added to
-  float* largest;       // [lanes] score that P is relative to: not scaled, but base 2 with a bias
+  float* reference;     // [lanes] what P is relative to, base 2: a whole number
   float* sum;           // [lanes] Σ P
+  float* divisor;       // [lanes] Σ of P as out adds them up: rounded, for bf16
 };
 
 // A few queries, as in generation: a tile would be mostly empty lanes, and packing the keys would
