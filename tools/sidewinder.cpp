@@ -400,7 +400,8 @@ void add_bench(CLI::App& app, Run& run) {
   command.add_option("--steps", options->recipe.steps, "recipe: steps to measure")->capture_default_str();
   command.add_flag("--documents", options->documents,
                    "recipe: what short documents and random lengths do to the time of a step");
-  command.add_flag("--profile", options->recipe.profile, "recipe: time per operation");
+  command.add_flag("--profile", options->recipe.profile,
+                   "recipe: time, share of the peak and idle threads by operation");
   add_sets(command, options->recipe.sets);
   add_json(command, options->json_path);
   command.callback([options, &run] {

@@ -42,7 +42,6 @@ std::vector<AttentionPattern> patterns() {
 TEST(AttentionThreads, AnyNumberOfThreadsGivesTheSameBits) {
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f64}) {
     for (const int64_t kv_heads : {1, 4}) {
-      if (dtype == Dtype::f64 && kv_heads == 4) continue;  // plain loops: slow, and no other path
       for (const AttentionPattern& pattern : patterns()) {
         std::vector<Tensor> expected;
         testing::for_each_pool_size([&](int threads) {

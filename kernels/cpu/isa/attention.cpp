@@ -158,12 +158,6 @@ inline __m512i round_rows(F32 even, F32 odd) {
       _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(odd), reinterpret_cast<__m512>(even)));
 }
 inline __m256i high_half(__m512i rows) { return __builtin_shufflevector(rows, rows, 4, 5, 6, 7); }
-// Words (even, odd) per lane.
-inline __m512i interleave_rows(__m512i rows) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutexvar_epi16(order, rows);
-}
 #endif
 
 // ---- Visibility
@@ -251,11 +245,11 @@ struct SeeingVectors {
   int64_t begin, end;
   bool masked;  // some lane of theirs does not see a key
 };
-// Of vectors first … last − 1 those that see some key of `keys`: they lie side by side.
-SeeingVectors vectors_that_see(const TileKeys& visible, KeyRange keys, int64_t first,
-                               int64_t last) {
+// Those that see some key of `keys`: they lie side by side.
+SeeingVectors vectors_that_see(const TileKeys& visible, KeyRange keys) {
+  const int64_t last = visible.vectors;
   SeeingVectors seeing = {last, last, false};
-  for (int64_t v = first; v < last; ++v) {
+  for (int64_t v = 0; v < last; ++v) {
     if (visible.any[v].begin >= keys.end || visible.any[v].end <= keys.begin) continue;
     seeing.begin = smaller(seeing.begin, v);
     seeing.end = v + 1;
@@ -277,6 +271,14 @@ inline void with_mask(const TileKeys& visible, const SeeingVectors& seeing,
 
 // ---- Bias
 
+// slope · (key − query) by lane.
+[[gnu::always_inline]] inline F32 bias_of(const TileKeys& visible, KeyRange block, F32 slope,
+                                          I32 query, int32_t key) {
+  const int32_t position =
+      visible.positions == nullptr ? key : visible.positions[key - block.begin];
+  return slope * __builtin_convertvector((I32{} + position) - query, F32);
+}
+
 // scores = scale · scores + slope · (key − query), of keys begin … begin + count − 1 and vectors
 // v … v + kVectors − 1 of a tile.
 template <int kVectors>
@@ -289,10 +291,7 @@ void add_bias(const TileKeys& visible, KeyRange block, const float* slopes, floa
     for (int64_t i = 0; i < count; ++i) {
       float* const score = scores + (i * kVectors + n) * kLanes;
       const auto key = static_cast<int32_t>(begin + i);
-      const int32_t position =
-          visible.positions == nullptr ? key : visible.positions[key - block.begin];
-      const I32 distance = (I32{} + position) - query;
-      store(score, load(score) * scale + slope * __builtin_convertvector(distance, F32));
+      store(score, load(score) * scale + bias_of(visible, block, slope, query, key));
     }
   }
 }
@@ -309,10 +308,7 @@ template <int kRows, int kVectors>
     const I32 query = load_lanes(visible.query + lane);
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
-      const int32_t position =
-          visible.positions == nullptr ? key + m : visible.positions[key + m - block.begin];
-      const I32 distance = (I32{} + position) - query;
-      scores[m][n] = scores[m][n] * scale + slope * __builtin_convertvector(distance, F32);
+      scores[m][n] = scores[m][n] * scale + bias_of(visible, block, slope, query, key + m);
     }
   }
 }
@@ -505,7 +501,7 @@ void forward_strip(ForwardState<kPairs>& state, int64_t v, int32_t key) {
       }
 #if defined(__AVX512BF16__)
       if constexpr (kPairs) {
-        const __m512i pairs = interleave_rows(round_rows(p[0], p[1]));
+        const __m512i pairs = interleave_halves(round_rows(p[0], p[1]));
         _mm512_store_si512(words + m / 2 * kForwardLanes + n * kLanes, pairs);
         const F32 ones = reinterpret_cast<F32>(_mm512_set1_epi32(0x3f803f80));
         divisor = multiply_add<kPairs>(divisor, reinterpret_cast<F32>(pairs), ones);
@@ -525,7 +521,7 @@ void forward_strip(ForwardState<kPairs>& state, int64_t v, int32_t key) {
 template <bool kPairs, int kRows>
 void forward_edge(ForwardState<kPairs>& state, int32_t key) {
   const TileKeys& visible = *state.tile.visible;
-  const SeeingVectors seeing = vectors_that_see(visible, {key, key + kRows}, 0, visible.vectors);
+  const SeeingVectors seeing = vectors_that_see(visible, {key, key + kRows});
   select_vectors(state, seeing.begin, seeing.end);
   with_mask(visible, seeing, [&](auto mask) {
     constexpr Mask kMask = decltype(mask)::value;
@@ -643,7 +639,7 @@ void backward_scores(const AttentionBackwardTile& tile, int64_t v, KeyRange stri
         _mm256_store_si256(reinterpret_cast<__m256i*>(gradients.dscore + below),
                            high_half(ds_rows));
         _mm512_store_si512(gradients.dscore_pairs + (row + i) / 2 * kBackwardLanes + lane,
-                           interleave_rows(ds_rows));
+                           interleave_halves(ds_rows));
         continue;
       }
 #endif
@@ -764,16 +760,11 @@ void backward_edge(const AttentionBackwardTile& tile, KeyRange chunk,
   }
   for (int32_t key = chunk.begin; key < chunk.end; key += kStrip) {
     const KeyRange strip = {key, static_cast<int32_t>(smaller(key + kStrip, chunk.end))};
-    int64_t begin = visible.vectors;
-    int64_t end = 0;
-    for (int64_t v = 0; v < visible.vectors; ++v) {
-      const KeyRange seen = seen_by(visible, v, strip);
-      if (seen.begin == seen.end) continue;
-      begin = smaller(begin, v);
-      end = v + 1;
+    const SeeingVectors seeing = vectors_that_see(visible, strip);
+    if (seeing.begin < seeing.end) {
+      add_key_gradients<kPairs>(tile, gradients, strip, key - chunk.begin, seeing.begin,
+                                seeing.end);
     }
-    if (begin < end)
-      add_key_gradients<kPairs>(tile, gradients, strip, key - chunk.begin, begin, end);
   }
 }
 

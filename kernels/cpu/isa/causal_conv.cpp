@@ -3,8 +3,6 @@
 
 #include "kernels/cpu/isa/causal_conv.h"
 
-#include <array>
-
 #include "kernels/cpu/isa/strip.h"
 
 namespace sidewinder::SIDEWINDER_ISA {
@@ -99,36 +97,20 @@ template <typename T, int kHalf>
   }
 }
 
-#if !defined(__AVX512BF16__)
-// In the upper halves, rounded to nearest even.
-inline U32 rounded_bf16(F32 value) {
-  const U32 word = reinterpret_cast<U32>(value);
-  const U32 rounded = word + 0x7fffU + ((word >> 16) & 1U);
-  const I32 nan = value != value;
-  return (rounded & ~reinterpret_cast<U32>(nan)) |
-         ((word | 0x400000U) & reinterpret_cast<U32>(nan));
-}
-#endif
-
 // The even and the odd channels of a strip of bf16.
 [[gnu::always_inline]] inline void store_strip_of_bf16(uint16_t* p, F32 even, F32 odd,
                                                        [[maybe_unused]] bool streams) {
 #if defined(__AVX512BF16__)
-  alignas(64) static constexpr std::array<uint16_t, kStrip> kInterleaved = [] {
-    std::array<uint16_t, kStrip> order{};
-    for (int i = 0; i < kStrip; ++i) order[i] = static_cast<uint16_t>(i / 2 + i % 2 * kLanes);
-    return order;
-  }();
   const __m512i both = reinterpret_cast<__m512i>(
       _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(odd), reinterpret_cast<__m512>(even)));
-  const __m512i ordered = _mm512_permutexvar_epi16(_mm512_load_si512(kInterleaved.data()), both);
+  const __m512i ordered = interleave_halves(both);
   if (streams && reinterpret_cast<uintptr_t>(p) % 64 == 0) {
     _mm512_stream_si512(reinterpret_cast<__m512i*>(p), ordered);
   } else {
     _mm512_storeu_si512(p, ordered);
   }
 #else
-  const U32 both = (rounded_bf16(even) >> 16) | (rounded_bf16(odd) & 0xffff0000U);
+  const U32 both = rounded_bf16(even) | (rounded_bf16(odd) << 16);
   __builtin_memcpy(p, &both, sizeof both);
 #endif
 }

@@ -1,5 +1,7 @@
 #include "kernels/cpu/isa/gemm.h"
 
+#include <type_traits>
+
 #include "kernels/cpu/isa/simd.h"
 
 namespace sidewinder::SIDEWINDER_ISA {
@@ -62,9 +64,6 @@ template <GemmWord kWord, typename T>
 F32 load_across(const T* p, const T* next) {
 #if defined(__AVX512BF16__)
   if constexpr (kWord == GemmWord::bf16_pair) {
-    const __m512i interleave =
-        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     __m512i both;
     if constexpr (sizeof(T) == 4) {
       both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(load(next)),
@@ -74,7 +73,7 @@ F32 load_across(const T* p, const T* next) {
           _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(next)), 1);
     }
-    return reinterpret_cast<F32>(_mm512_permutexvar_epi16(interleave, both));
+    return reinterpret_cast<F32>(interleave_halves(both));
   }
 #endif
   (void)next;
@@ -433,9 +432,7 @@ struct Tile {
   int64_t panel_ahead_stride;
   const char* line_ahead;
   int64_t line_ahead_stride;
-  // Where the panel of A or of B comes from that a packing tile fills while it multiplies.
-  const void* source;
-  int64_t source_stride;  // in elements
+  const GemmPack* packs;  // the panel of A or of B that a packing tile fills while it multiplies
 };
 
 // Steps before the end at which the memory that a tile ends with is asked for: the panels of a long
@@ -451,11 +448,6 @@ constexpr int64_t kLastSteps = 128;
     }
   }
 }
-
-template <bool kValue>
-struct Constant {
-  constexpr operator bool() const { return kValue; }  // NOLINT(google-explicit-constructor)
-};
 
 template <GemmWord kWord>
 struct SourceElement {
@@ -475,9 +467,9 @@ class StepPacker {
   static constexpr bool kPacks = true;
 
   explicit StepPacker(const Tile& tile)
-      : row_(static_cast<const Element*>(tile.source)),
-        row_stride_(tile.source_stride),
-        target_(const_cast<float*>(kOfA ? tile.a : tile.b)) {}
+      : row_(static_cast<const Element*>(tile.packs->source)),
+        row_stride_(tile.packs->row_stride),
+        target_(reinterpret_cast<float*>(tile.packs->panels)) {}
 
   [[gnu::always_inline]] void step() {
     const int64_t step_stride = kElementsPerWord<kWord> * row_stride_;
@@ -545,7 +537,7 @@ void multiply_tile(const Tile& tile) {
       b += kVectors * kLanes;
     }
   };
-  constexpr Constant<Packer::kPacks> kPacks;
+  constexpr std::bool_constant<Packer::kPacks> kPacks;
   const int64_t last_steps = tile.steps < kLastSteps ? tile.steps : kLastSteps;
   if constexpr (kPacks) {
     for (int64_t step = 0; step < kPackedAhead; ++step) packer.step();
@@ -554,7 +546,7 @@ void multiply_tile(const Tile& tile) {
   prefetch_last(tile);
   if constexpr (kPacks) {
     take_steps(last_steps - kPackedAhead, kPacks);
-    take_steps(kPackedAhead, Constant<false>());
+    take_steps(kPackedAhead, std::false_type{});
   } else {
     take_steps(last_steps, kPacks);
   }
@@ -656,11 +648,11 @@ TileFunction packing_tile_function(GemmWord word) {
   return multiply_tile<kRows, kVectors, false, StepPacker<GemmWord::rounded_f32, kOfA>>;
 }
 
-// The panel of an operand that begins with element `first` of its extent, in the place of `panel`.
-GemmPack panel_of(const GemmPack& all, int64_t first, const float* panel) {
+// The panel of an operand that begins with element `first` of its extent.
+GemmPack panel_of(const GemmPack& all, int64_t first) {
   const int64_t size = all.element == GemmElement::f32 ? 4 : 2;
   GemmPack one = all;
-  one.panels = const_cast<uint32_t*>(reinterpret_cast<const uint32_t*>(panel));
+  one.panels = all.panels + first / all.width * all.panel_stride;
   one.source = static_cast<const char*>(all.source) + first * size;
   one.extent = all.extent - first < all.width ? all.extent - first : all.width;
   one.readable_extent = all.readable_extent - first;
@@ -846,21 +838,14 @@ void multiply(const GemmBlock& block) {
       }
       TileFunction function = tile_function(rows, vectors, block.word);
       const bool whole = rows == kTileRows && vectors == kTileVectors;
-      if (block.packs_a != nullptr && column == 0) {
-        const GemmPack panel = panel_of(*block.packs_a, row, tile.a);
+      const bool packs_a = block.packs_a != nullptr && column == 0;
+      GemmPack panel;
+      if (packs_a || (block.packs_b != nullptr && row == 0)) {
+        panel = packs_a ? panel_of(*block.packs_a, row) : panel_of(*block.packs_b, column);
         if (whole && packs_step_by_step(panel, block.steps)) {
-          tile.source = panel.source;
-          tile.source_stride = panel.row_stride;
-          function = packing_tile_function<true>(block.word);
-        } else {
-          pack(panel);
-        }
-      } else if (block.packs_b != nullptr && row == 0) {
-        const GemmPack panel = panel_of(*block.packs_b, column, tile.b);
-        if (whole && packs_step_by_step(panel, block.steps)) {
-          tile.source = panel.source;
-          tile.source_stride = panel.row_stride;
-          function = packing_tile_function<false>(block.word);
+          tile.packs = &panel;
+          function = packs_a ? packing_tile_function<true>(block.word)
+                             : packing_tile_function<false>(block.word);
         } else {
           pack(panel);
         }

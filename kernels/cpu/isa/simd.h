@@ -71,18 +71,31 @@ inline F32 load(const uint16_t* p) {
 #endif
 }
 
+#if defined(__AVX512BF16__)
+// Elements i of the lower and of the upper half, side by side.
+inline __m512i interleave_halves(__m512i halves) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, halves);
+}
+#else
+// The bits of bf16 in the lower halves.
+inline U32 rounded_bf16(F32 value) {
+  const U32 word = reinterpret_cast<U32>(value);
+  const U32 rounded = (word + 0x7fffU + ((word >> 16) & 1U)) >> 16;
+  const U32 quiet = (word >> 16) | 0x40U;
+  const I32 nan = value != value;
+  return (rounded & ~reinterpret_cast<U32>(nan)) | (quiet & reinterpret_cast<U32>(nan));
+}
+#endif
+
 inline void store(uint16_t* p, F32 value) {
 #if defined(__AVX512BF16__)
   _mm256_storeu_si256(
       reinterpret_cast<__m256i*>(p),
       reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(value))));
 #else
-  const U32 word = reinterpret_cast<U32>(value);
-  const U32 rounded = (word + 0x7fffU + ((word >> 16) & 1U)) >> 16;
-  const U32 quiet = (word >> 16) | 0x40U;
-  const I32 nan = value != value;
-  const U32 bits = (rounded & ~reinterpret_cast<U32>(nan)) | (quiet & reinterpret_cast<U32>(nan));
-  *reinterpret_cast<U16Unaligned*>(p) = __builtin_convertvector(bits, U16);
+  *reinterpret_cast<U16Unaligned*>(p) = __builtin_convertvector(rounded_bf16(value), U16);
 #endif
 }
 
