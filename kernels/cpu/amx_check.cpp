@@ -12,13 +12,6 @@
 #endif
 
 namespace sidewinder {
-
-#if defined(__x86_64__)
-namespace isa_avx512_amx {
-extern const GemmKernels gemm_kernels;
-}
-#endif
-
 namespace {
 
 // Fills panels with all of a dense matrix of f32 numbers, whose rows run along the contraction.

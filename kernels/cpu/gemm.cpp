@@ -8,11 +8,7 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/scratch.h"
 
-namespace sidewinder {
-
-SIDEWINDER_DECLARE_PER_ISA_WITH_TILES(GemmKernels, gemm_kernels)
-
-namespace cpu {
+namespace sidewinder::cpu {
 namespace {
 
 // Work is cut into about this many items, so that two threads, or twenty, end at the same time. A
@@ -425,5 +421,4 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
   }
 }
 
-}  // namespace cpu
-}  // namespace sidewinder
+}  // namespace sidewinder::cpu

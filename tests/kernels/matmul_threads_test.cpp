@@ -74,6 +74,7 @@ TEST(LinearCrossEntropyThreads, LossAndGradientsHaveTheSameBits) {
   const Tensor x = random_normal({190, 40}, Dtype::bf16, 6);
   const Tensor w = random_normal({500, 40}, Dtype::f32, 7);
   std::vector<int32_t> ids;
+  ids.reserve(190);
   for (int32_t t = 0; t < 190; ++t) ids.push_back(t % 5 == 2 ? -1 : t * 13 % 500);
   const Tensor targets = Tensor::from({190}, ids);
   for (const Dtype compute : {Dtype::f32, Dtype::bf16}) {

@@ -21,11 +21,6 @@
 #include "kernels/cpu/isa/amx.h"
 
 namespace sidewinder {
-
-namespace isa_amx_model {
-extern const GemmKernels gemm_kernels;
-}
-
 namespace {
 
 using testing::for_each_isa;

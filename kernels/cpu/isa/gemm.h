@@ -14,6 +14,8 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/isa.h"
+
 namespace sidewinder {
 
 enum class GemmElement : uint8_t { f32, bf16 };
@@ -115,5 +117,6 @@ struct GemmKernels {
   void (*pack)(const GemmPack&);
   void (*multiply)(const GemmBlock&);
 };
+SIDEWINDER_DECLARE_PER_ISA_WITH_TILES(GemmKernels, gemm_kernels)
 
 }  // namespace sidewinder
