@@ -166,12 +166,16 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
                      "the data has ids up to {} but model.vocabulary is {}; set model.vocabulary to "
                      "at least {}",
                      loader_->vocabulary() - 1, model.options().vocabulary, loader_->vocabulary());
-  if (checkpoint) {
-    const nlohmann::json saved = nlohmann::json::parse(checkpoint->state);
-    SIDEWINDER_REQUIRE(saved.at("data_digest") == loader_->data_digest(),
-                       "the checkpoint was made with other data (digest {}, now {}); a resumed run "
-                       "must read the same shards; to start anew use --fresh",
-                       saved.at("data_digest").get<std::string>(), loader_->data_digest());
+  if (!options_.data.validation.empty()) {
+    // Now rather than after the steps before the first validation.
+    const DocumentRows validation(options_.data.validation, options_.data,
+                                  options_.train.validate_tokens);
+    SIDEWINDER_REQUIRE(
+        validation.tokenizer_digest() == loader_->tokenizer_digest(),
+        "data.validation, {}, was made with another tokenizer than the training data "
+        "(digests {} and {}); its ids mean other texts; make both with the same one "
+        "(`sidewinder tokenize --tokenizer`)",
+        options_.data.validation, validation.tokenizer_digest(), loader_->tokenizer_digest());
   }
   metrics_ = std::make_unique<MetricsWriter>(options_.run.folder, state_.progress.step);
   saver_ = std::make_unique<BackgroundSaver>(options_.run.folder, options_.checkpoint);
