@@ -78,6 +78,8 @@ void add_tokenize(CLI::App& app, Run& run) {
   command.add_option("--join-bytes", options->join_bytes,
                      "join short texts, with BOS and EOS around each, to documents of this size; 0: not")
       ->capture_default_str();
+  command.add_flag("--keep-duplicates", options->keep_duplicates,
+                   "keep texts equal to an earlier one, for made texts; default: the first alone");
   command.add_option("--shard-tokens", options->shard_tokens, "tokens after which a shard is finished")
       ->capture_default_str();
   command.add_option("--max-document-mib", options->max_document_mib, "longer documents are an error")
