@@ -120,8 +120,7 @@ Corpus::Corpus(const std::string& folder) {
   if (is_validation && !fs::exists(given) && fs::exists(root / kIndexFile)) {
     fail_environment(
         "{}: no such folder: nothing was held out of this corpus; make it anew of more documents "
-        "or "
-        "with a larger --hold-out of `sidewinder tokenize`, or do without",
+        "or with a larger --hold-out of `sidewinder tokenize`, or do without",
         folder);
   }
   if (!fs::exists(given)) {
