@@ -10,15 +10,6 @@
 
 namespace sidewinder {
 
-Dtype dtype_of(Precision precision) {
-  switch (precision) {
-    case Precision::bf16: return Dtype::bf16;
-    case Precision::f64: return Dtype::f64;
-    case Precision::f32: break;
-  }
-  return Dtype::f32;
-}
-
 std::unique_ptr<HybridModel> make_model(const Recipe& recipe) {
   return std::make_unique<HybridModel>(
       recipe.model, Initializer{.seed = recipe.run.seed,

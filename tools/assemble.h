@@ -14,8 +14,6 @@
 
 namespace sidewinder {
 
-Dtype dtype_of(Precision precision);
-
 std::unique_ptr<HybridModel> make_model(const Recipe& recipe);
 TrainerOptions trainer_options(const Recipe& recipe);
 

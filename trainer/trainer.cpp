@@ -26,15 +26,6 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-Dtype activation_dtype(Precision precision) {
-  switch (precision) {
-    case Precision::bf16: return Dtype::bf16;
-    case Precision::f64: return Dtype::f64;
-    case Precision::f32: break;
-  }
-  return Dtype::f32;
-}
-
 std::vector<Parameter*> parameters_of(HybridModel& model) {
   std::vector<Parameter*> parameters;
   model.visit([&](Parameter& parameter) { parameters.push_back(&parameter); });
@@ -63,6 +54,15 @@ SequenceLayout fragments_of(const SequenceLayout& whole, int64_t length,
 }
 
 }  // namespace
+
+Dtype dtype_of(Precision precision) {
+  switch (precision) {
+    case Precision::bf16: return Dtype::bf16;
+    case Precision::f64: return Dtype::f64;
+    case Precision::f32: break;
+  }
+  return Dtype::f32;
+}
 
 Batch rows_of(const Batch& batch, int64_t begin, int64_t end) {
   Batch part;
@@ -146,7 +146,7 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
     : model_(model),
       options_(options),
       schedule_(options.context, options.train, model.options()),
-      dtype_(activation_dtype(options.train.precision)),
+      dtype_(dtype_of(options.train.precision)),
       optimizer_(parameters_of(model), options.optimizer),
       lanes_(expand_layers(model.options())) {
   for (const ContextProblem& problem : lane_problems(options.data, model.options())) {
