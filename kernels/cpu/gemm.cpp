@@ -5,7 +5,6 @@
 
 #include "kernels/base/rounding.h"
 #include "kernels/base/thread_pool.h"
-#include "kernels/cpu/isa.h"
 #include "kernels/cpu/scratch.h"
 
 namespace sidewinder::cpu {
