@@ -268,12 +268,13 @@ void copy_first(T (&to)[kLanes], const T* from, int count) {
 #endif
 }
 
-// The words of the first `count` columns where only `left` elements of the contraction are left.
+// The words of the first `count` columns where only `left` elements of the contraction are left,
+// at least one.
 template <GemmWord kWord, typename T>
 F32 load_across_edge(const T* row, int64_t row_stride, int count, int64_t left) {
-  T first[kLanes] = {};
+  T first[kLanes];
   T second[kLanes] = {};
-  if (left > 0) copy_first(first, row, count);
+  copy_first(first, row, count);
   if (left > 1) copy_first(second, row + row_stride, count);
   return load_across<kWord>(first, second);
 }
@@ -374,7 +375,8 @@ void pack_tile_columns(const GemmPack& args, const T* source) {
         if (whole) {
           words[j] = load_across<kWord>(row, row + stride);
         } else {
-          words[j] = load_across_edge<kWord>(row, stride, count, left - 2 * j);
+          words[j] =
+              left > 2 * j ? load_across_edge<kWord>(row, stride, count, left - 2 * j) : F32{};
         }
       }
       transpose(words);
