@@ -27,7 +27,8 @@ struct BackwardTile {
   F32* slope;     // [kScanTile]  ∂δ/∂delta
   F32* input;     // [kScanTile]  δ·u
   F32* dy;        // [kScanTile]
-  F32* gate;      // [kScanTile]  σ(z)
+  F32* u;         // [kScanTile]
+  F32* dout;      // [kScanTile]  dout·∂silu(z)/∂z
   F32* y;         // [kScanTile]  Σ c·h
   F32* q;         // [kScanTile]  Σ g·b
   F32* exponent;  // [kScanTile]  Σ g·p·a·log2 e
@@ -36,7 +37,7 @@ struct BackwardTile {
   F32* rates;     // [strips][padded]
 };
 
-constexpr int kTokenBuffers = 8;
+constexpr int kTokenBuffers = 9;
 
 struct StripSums {
   F32* gradient;     // [padded]  ∂L/∂h after the tokens done so far, times their decay
@@ -63,7 +64,8 @@ BackwardTile backward_tile(const ScanBackwardItem& item) {
   tile.slope = take(kScanTile);
   tile.input = take(kScanTile);
   tile.dy = take(kScanTile);
-  tile.gate = take(kScanTile);
+  tile.u = take(kScanTile);
+  tile.dout = take(kScanTile);
   tile.y = take(kScanTile);
   tile.q = take(kScanTile);
   tile.exponent = take(kScanTile);
@@ -236,21 +238,21 @@ F32 prepare(const ScanBackwardItem& item, const Strip<T>& strip, F32 bias,
           const auto delta = softplus(raw);
           store_rows(tile.delta, t, delta.value);
           store_rows(tile.slope, t, delta.slope);
-          store_rows(tile.input, t,
-                     map([](F32 d, F32 u) { return d * u; }, delta.value,
-                         load_rows(pack, strip.u, in.u_stride, t, count)));
+          const auto u = load_rows(pack, strip.u, in.u_stride, t, count);
+          store_rows(tile.u, t, u);
+          store_rows(tile.input, t, map([](F32 d, F32 v) { return d * v; }, delta.value, u));
           for (const F32 value : delta.value.at) largest = max(largest, value);
         });
     for_each_pack(
         strip.tokens, [&](auto pack, int t) __attribute__((always_inline)) {
-          auto dy = load_rows(pack, strip.dout, item.dout_stride, t, count);
-          if (strip.z != nullptr) {
-            const auto z = load_rows(pack, strip.z, in.z_stride, t, count);
-            const auto gate = sigmoid(z);
-            store_rows(tile.gate, t, gate);
-            dy = map([](F32 d, F32 x, F32 s) { return d * (x * s); }, dy, z, gate);
-          }
-          store_rows(tile.dy, t, dy);
+          const auto dout = load_rows(pack, strip.dout, item.dout_stride, t, count);
+          if (strip.z == nullptr) return store_rows(tile.dy, t, dout);
+          const auto z = load_rows(pack, strip.z, in.z_stride, t, count);
+          const auto gate = sigmoid(z);
+          store_rows(tile.dy, t,
+                     map([](F32 d, F32 x, F32 s) { return d * (x * s); }, dout, z, gate));
+          store_rows(tile.dout, t,
+                     map([](F32 d, F32 x, F32 s) { return d * silu_slope(x, s); }, dout, z, gate));
         });
   });
   return largest;
@@ -273,13 +275,12 @@ template <typename T, int kCount>
 template <typename T>
 void finish(const ScanBackwardItem& item, const Strip<T>& strip, F32 skip, const BackwardTile& tile,
             const StripSums& sums) {
-  const ScanGroup& in = item.in;
   F32 dd = {};
   F32 ddelta_bias = {};
   with_count(strip.count, [&](auto count) {
     for_each_pack(
         strip.tokens, [&](auto pack, int t) __attribute__((always_inline)) {
-          const auto u = load_rows(pack, strip.u, in.u_stride, t, count);
+          const auto u = load_rows(pack, tile.u, t);
           const auto dy = load_rows(pack, tile.dy, t);
           const auto q = load_rows(pack, tile.q, t);
           const auto du =
@@ -294,14 +295,10 @@ void finish(const ScanBackwardItem& item, const Strip<T>& strip, F32 skip, const
           for (const F32 value : map([](F32 g, F32 v) { return g * v; }, dy, u).at) dd += value;
           for (const F32 value : ddelta.at) ddelta_bias += value;
           if (strip.z != nullptr) {
-            const auto z = load_rows(pack, strip.z, in.z_stride, t, count);
-            const auto dout = load_rows(pack, strip.dout, item.dout_stride, t, count);
             const auto y = map([&](F32 v, F32 sum) { return multiply_add(skip, v, sum); }, u,
                                load_rows(pack, tile.y, t));
-            const auto slope = map([](F32 v, F32 s) { return silu_slope(v, s); }, z,
-                                   load_rows(pack, tile.gate, t));
             store_out(strip.dz, item.dz_stride, t, count,
-                      map([](F32 g, F32 v, F32 s) { return g * v * s; }, dout, y, slope));
+                      map([](F32 g, F32 v) { return g * v; }, load_rows(pack, tile.dout, t), y));
           }
         });
   });
@@ -310,7 +307,7 @@ void finish(const ScanBackwardItem& item, const Strip<T>& strip, F32 skip, const
 }
 
 template <typename T>
-RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, bool written) {
+RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, bool late) {
   constexpr int64_t kSize = sizeof(T);
   RowPrefetch prefetch(item.scratch, item.in.channels * kSize, kLanes * kSize);
   if (chunk < item.chunk_begin) return prefetch;
@@ -318,16 +315,19 @@ RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, bool written)
     if (p == nullptr) return;
     prefetch.add(static_cast<const T*>(p) + chunk * kScanTile * stride, stride * kSize);
   };
-  if (written) {
-    if (sizeof(T) == sizeof(float)) return prefetch;  // streamed
+  constexpr bool kStreamed = sizeof(T) == sizeof(float);  // outputs
+  if (!late) {
+    add(item.in.u, item.in.u_stride);
+    add(item.in.delta, item.in.delta_stride);
+  }
+  if (late == kStreamed) {
+    add(item.in.z, item.in.z_stride);
+    add(item.dout, item.dout_stride);
+  }
+  if (late && !kStreamed) {
     add(item.du, item.du_stride);
     add(item.ddelta, item.ddelta_stride);
     add(item.dz, item.dz_stride);
-  } else {
-    add(item.in.u, item.in.u_stride);
-    add(item.in.delta, item.in.delta_stride);
-    add(item.in.z, item.in.z_stride);
-    add(item.dout, item.dout_stride);
   }
   return prefetch;
 }
@@ -372,8 +372,8 @@ void backward_of(const ScanBackwardItem& item) {
     load_projection(static_cast<const T*>(in.c) + origin * in.c_stride, in.c_stride, tokens,
                     in.states, tile.c);
     float* partials = item.partials + (origin - item.chunk_begin * kScanTile) * 2 * padded;
-    RowPrefetch reads = next_rows<T>(item, chunk - 1, false);
-    RowPrefetch writes = next_rows<T>(item, chunk - 1, true);
+    RowPrefetch early = next_rows<T>(item, chunk - 1, false);
+    RowPrefetch late = next_rows<T>(item, chunk - 1, true);
     for (int s = 0; s < strips; ++s) {
       const Strip<T> strip = strip_at<T>(item, origin, tokens, s);
       const StripSums sums = strip_sums(item.sums, s, padded);
@@ -388,20 +388,20 @@ void backward_of(const ScanBackwardItem& item) {
         for_each_piece(in, first_reset, origin, tokens, [&](int begin, int end, bool fresh) {
           const Piece piece = {begin, end, fresh, n, rates + n};
           if (in.z != nullptr) {
-            near ? record_piece<true, true>(tile, piece, reads)
-                 : record_piece<true, false>(tile, piece, reads);
+            near ? record_piece<true, true>(tile, piece, early)
+                 : record_piece<true, false>(tile, piece, early);
           } else {
-            near ? record_piece<false, true>(tile, piece, reads)
-                 : record_piece<false, false>(tile, piece, reads);
+            near ? record_piece<false, true>(tile, piece, early)
+                 : record_piece<false, false>(tile, piece, early);
           }
         });
         for_each_piece_backward(in, first_reset, origin, tokens,
                                 [&](int begin, int end, bool fresh) {
                                   const Piece piece = {begin, end, fresh, n, rates + n};
                                   if (s == 0) {
-                                    sweep_piece<true>(tile, piece, sums, partials, writes);
+                                    sweep_piece<true>(tile, piece, sums, partials, late);
                                   } else {
-                                    sweep_piece<false>(tile, piece, sums, partials, writes);
+                                    sweep_piece<false>(tile, piece, sums, partials, late);
                                   }
                                 });
       }
