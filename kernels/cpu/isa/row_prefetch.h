@@ -24,7 +24,7 @@ class RowPrefetch {
   }
 
   void step() {
-    for (const char* row : row_) __builtin_prefetch(row + offset_, 0, 2);
+    for (const char* row : row_) __builtin_prefetch(row + offset_, 0, 3);
     offset_ += strip_bytes_;
     if (offset_ < row_bytes_) return;
     offset_ = 0;

@@ -384,14 +384,27 @@ void finish(const ScanBackwardItem& item, const Strip<T>* strips, int num_strips
   }
 }
 
+// Strips whose rows are asked for while as many before them are worked on. A whole tile ahead
+// would not stay in the second cache.
 template <typename T>
-RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, bool late) {
+constexpr int kAhead = 256 / (kLanes * static_cast<int>(sizeof(T)));
+
+// The kAhead strips from `s` on; past the last strip, the first ones of the chunk before.
+template <typename T>
+RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, int s, bool late) {
   constexpr int64_t kSize = sizeof(T);
-  RowPrefetch prefetch(item.scratch, item.in.channels * kSize, kLanes * kSize);
+  if (s >= strips_of(item.in.channels)) {
+    s = 0;
+    --chunk;
+  }
+  const int channels = item.in.channels - s * kLanes;
+  const int ahead = kAhead<T> * kLanes;
+  RowPrefetch prefetch(item.scratch, (channels < ahead ? channels : ahead) * kSize, kLanes * kSize);
   if (chunk < item.chunk_begin) return prefetch;
   const auto add = [&](const void* p, int64_t stride) {
     if (p == nullptr) return;
-    prefetch.add(static_cast<const T*>(p) + chunk * kScanTile * stride, stride * kSize);
+    prefetch.add(static_cast<const T*>(p) + chunk * kScanTile * stride + s * kLanes,
+                 stride * kSize);
   };
   if (!late) {
     add(item.in.u, item.in.u_stride);
@@ -485,11 +498,15 @@ void backward_of(const ScanBackwardItem& item) {
     load_projection(static_cast<const T*>(in.c) + origin * in.c_stride, in.c_stride, tokens,
                     in.states, tile.c);
     float* partials = item.partials + (origin - item.chunk_begin * kScanTile) * 2 * padded;
-    RowPrefetch early = next_rows<T>(item, chunk - 1, false);
-    RowPrefetch late = next_rows<T>(item, chunk - 1, true);
+    RowPrefetch early = next_rows<T>(item, chunk, 0, false);
+    RowPrefetch late = early;
     for (int begin_strip = 0; begin_strip < strips; begin_strip += kStripsTogether) {
       const int num_strips =
           strips - begin_strip < kStripsTogether ? strips - begin_strip : kStripsTogether;
+      if (begin_strip % kAhead<T> == 0) {
+        early = next_rows<T>(item, chunk, begin_strip + kAhead<T>, false);
+        late = next_rows<T>(item, chunk, begin_strip + kAhead<T>, true);
+      }
       Strip<T> together[kStripsTogether];
       for (int i = 0; i < num_strips; ++i)
         together[i] = strip_at<T>(item, origin, tokens, begin_strip + i);
