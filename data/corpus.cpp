@@ -117,6 +117,12 @@ Corpus::Corpus(const std::string& folder) {
   fs::path root = given;
   if (is_part && !fs::exists(given / kIndexFile)) root = given.parent_path();
   if (root.empty()) root = ".";
+  if (is_validation && !fs::exists(given) && fs::exists(root / kIndexFile)) {
+    fail_environment(
+        "{}: no such folder: nothing was held out of this corpus; make it anew of more documents "
+        "or with a larger --hold-out of `sidewinder tokenize`, or do without",
+        folder);
+  }
   if (!fs::exists(given)) {
     fail_environment(
         "{}: no such folder; make the corpus with `sidewinder tokenize` or correct the "

@@ -30,8 +30,8 @@ struct DigestHash {
   size_t operator()(const Digest128& digest) const { return digest.low; }
 };
 
-// The documents that go into the corpus: duplicates left out, each assigned to its part, short ones
-// joined.
+// The documents that go into the corpus: duplicates left out unless they are wanted, each assigned
+// to its part, short ones joined.
 class DocumentStream {
  public:
   struct Document {
@@ -44,12 +44,12 @@ class DocumentStream {
   DocumentStream(const std::vector<TextFile>& files, const CorpusBuildOptions& options)
       : reader_(files, options.text),
         hold_out_(options.hold_out),
-        join_bytes_(static_cast<size_t>(options.join_bytes)) {}
+        join_bytes_(static_cast<size_t>(options.join_bytes)),
+        keep_duplicates_(options.keep_duplicates) {}
 
   std::optional<Document> next() {
     while (std::optional<TextDocument> found = reader_.next()) {
-      const Digest128 digest = digest128(found->text);
-      if (!seen_.insert(digest).second) {
+      if (!keep_duplicates_ && !seen_.insert(digest128(found->text)).second) {
         ++duplicates_;
         continue;
       }
@@ -84,6 +84,7 @@ class DocumentStream {
   TextReader reader_;
   double hold_out_;
   size_t join_bytes_;
+  bool keep_duplicates_;
   Document unfinished_[2];  // of training and validation
   std::unordered_set<Digest128, DigestHash> seen_;
   int64_t duplicates_ = 0;
@@ -278,6 +279,7 @@ std::string settings_of(const CorpusBuildOptions& options, const std::vector<Tex
                           {"hold_out", options.hold_out},
                           {"shard_tokens", options.shard_tokens}};
   if (options.join_bytes > 0) value["join_bytes"] = options.join_bytes;
+  if (options.keep_duplicates) value["keep_duplicates"] = true;
   if (options.tokenizer.empty()) {
     value["tokenizer"] = {{"kind", options.training.kind == TokenizerKind::bpe ? "bpe" : "unigram"},
                           {"vocabulary", options.training.vocabulary},

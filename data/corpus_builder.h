@@ -32,6 +32,9 @@ struct CorpusBuildOptions {
   // Texts of one part are joined, in the order of reading, until they have this many bytes: long
   // documents from short texts. BOS and EOS stand around each text. 0: a text is a document.
   int64_t join_bytes = 0;
+  // Of equal texts only the first goes into the corpus, or all. All: what is held out for validation
+  // may be found in training too. For made texts whose repetition is meant.
+  bool keep_duplicates = false;
 };
 
 struct CorpusBuildProgress {
@@ -45,7 +48,7 @@ struct CorpusBuildProgress {
 struct CorpusBuildResult {
   CorpusIndex index;
   TextCounts text;
-  int64_t duplicates = 0;     // documents equal to an earlier one, left out
+  int64_t duplicates = 0;     // texts equal to an earlier one, left out
   int64_t kept_shards = 0;    // finished by an earlier, interrupted run
   bool was_complete = false;  // nothing had to be done (then the counts above are 0)
 };

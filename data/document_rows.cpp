@@ -125,5 +125,8 @@ Batch DocumentRows::next(int64_t rows, int64_t row_length) {
 
 int64_t DocumentRows::num_bytes() const { return state_->num_bytes; }
 int64_t DocumentRows::vocabulary() const { return state_->corpora.front().vocabulary(); }
+const std::string& DocumentRows::tokenizer_digest() const {
+  return state_->corpora.front().index().tokenizer_digest;
+}
 
 }  // namespace sidewinder

@@ -92,6 +92,7 @@ class DocumentRows {
   // UTF-8 bytes of the text of exactly the documents used, for bits per byte.
   int64_t num_bytes() const;
   int64_t vocabulary() const;
+  const std::string& tokenizer_digest() const;
 
  private:
   struct State;

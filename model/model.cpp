@@ -64,6 +64,7 @@ Var HybridModel::hidden(Pass pass, const Tensor& tokens, bool recompute_blocks,
                         GenerationState* state, const Lanes& lanes) {
   if (lanes.before != nullptr) SIDEWINDER_ASSERT(lanes.before->size() == blocks_.size());
   if (lanes.after != nullptr) lanes.after->resize(blocks_.size());
+  pass.rope_tables = &rope_tables_;
   Var x = embedding(tokens, pass(embedding_), accumulator_of(pass.dtype));
   for (size_t i = 0; i < blocks_.size(); ++i) {
     Block& block = blocks_[i];
@@ -181,7 +182,7 @@ const BlockContext& HybridModel::block_context(char letter) const {
 }
 
 void HybridModel::set_block_context(char letter, const BlockContext& context) {
-  attention_block(letter);
+  if (attention_block(letter).mixer->context()->rope != context.rope) rope_tables_ = {};
   for (Block& block : blocks_) {
     if (block.letter == letter) block.mixer->set_context(context);
   }

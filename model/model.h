@@ -114,6 +114,7 @@ class HybridModel {
   std::vector<Block> blocks_;
   Parameter final_norm_;
   Parameter head_;  // unused when tied
+  RopeTables rope_tables_;
 };
 
 }  // namespace sidewinder

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "recipes/table.h"
@@ -73,14 +74,17 @@ class Checker {
 void check_layers(ModelOptions& model, Checker& check) {
   if (!check.sound("model.layers", "model.block")) return;
   std::set<std::string> used;
-  for (const char c : model.layers) {
+  for (size_t i = 0; i < model.layers.size(); ++i) {
+    const char c = model.layers[i];
     if (c == ' ') continue;
     const std::string letter(1, c);
     if (!std::isalpha(static_cast<unsigned char>(c))) {
-      return check.report(
-          {"model.layers"},
-          fmt::format("{} has \"{}\", which is not a letter", toml_string(model.layers), letter),
-          "use letters, one per block, and spaces");
+      size_t end = i + 1;  // of the character in UTF-8
+      while (end < model.layers.size() && (model.layers[end] & 0xC0) == 0x80) ++end;
+      return check.report({"model.layers"},
+                          fmt::format("{} has \"{}\", which is not one of a to z and A to Z",
+                                      toml_string(model.layers), model.layers.substr(i, end - i)),
+                          "use letters, one per block, and spaces");
     }
     if (!used.insert(letter).second || model.blocks.count(letter)) continue;
     if (!check.sound("model.block." + letter)) continue;
@@ -308,21 +312,21 @@ void check_data(const Recipe& recipe, Checker& check) {
     }
   }
   if (!recipe.data.validation.empty() || !check.sound("data.validation")) return;
-  const std::string advice = "set data.validation to a folder of token shards, or remove the key";
-  if (check.sound("train.validate_every") && recipe.train.validate_every > 0) {
-    check.report({"train.validate_every", "data.validation"}, "there is nothing to validate on",
-                 advice);
-  }
-  if (check.sound("train.validate_tokens") && recipe.train.validate_tokens > 0) {
-    check.report({"train.validate_tokens", "data.validation"}, "there is nothing to validate on",
-                 advice);
-  }
+  const auto refuse = [&](const std::string& key, int64_t value) {
+    if (value == 0 || !check.sound(key)) return;
+    check.report({key, "data.validation"}, "there is nothing to validate on",
+                 "set data.validation to a folder of token shards, or " + key + " to 0");
+  };
+  refuse("train.validate_every", recipe.train.validate_every);
+  refuse("train.validate_tokens", recipe.train.validate_tokens);
 }
 
 // The multiples of `unit` on both sides of `value`.
 std::string neighbours(int64_t value, int64_t unit) {
   const int64_t below = value / unit * unit;
-  return below == 0 ? std::to_string(unit) : fmt::format("{} or {}", below, below + unit);
+  if (below == 0) return std::to_string(unit);
+  if (below > std::numeric_limits<int64_t>::max() - unit) return std::to_string(below);
+  return fmt::format("{} or {}", below, below + unit);
 }
 
 void check_step_size(const TrainOptions& train, Checker& check) {

@@ -76,6 +76,8 @@ constexpr SyntaxHint kSyntaxHints[] = {
      "use a number, true, false, a \"string\" in quotes or a [list]"},
     {"unescaped control characters", "a string does not end on its line", "close the quotes"},
     {"is not representable in 64 bits", "a number is too long", "use at most 18 digits"},
+    {"could not be interpreted as a value", "a number cannot be represented",
+     "use one of at most 1.8e308"},
     {"utf-8", "not UTF-8 text", "save the file as UTF-8"},
 };
 

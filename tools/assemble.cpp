@@ -10,15 +10,6 @@
 
 namespace sidewinder {
 
-Dtype dtype_of(Precision precision) {
-  switch (precision) {
-    case Precision::bf16: return Dtype::bf16;
-    case Precision::f64: return Dtype::f64;
-    case Precision::f32: break;
-  }
-  return Dtype::f32;
-}
-
 std::unique_ptr<HybridModel> make_model(const Recipe& recipe) {
   return std::make_unique<HybridModel>(
       recipe.model, Initializer{.seed = recipe.run.seed,
@@ -82,6 +73,7 @@ TrainedModel load_trained_model(const std::string& path, const LoadOptions& opti
   const CheckpointContent content = load_weights_of(path);
   const nlohmann::json state = nlohmann::json::parse(content.state);
   TrainedModel trained;
+  trained.path = path;
   trained.recipe = parse_recipe(state.at("recipe").get<std::string>(), path + " (stored recipe)",
                                 options.sets);
   if (options.precision) trained.recipe.train.precision = *options.precision;
@@ -102,6 +94,29 @@ TrainedModel load_trained_model(const std::string& path, const LoadOptions& opti
         load_tokenizer(options.tokenizer.empty() ? find_tokenizer(path) : options.tokenizer);
   }
   return trained;
+}
+
+const Tokenizer& text_tokenizer(const TrainedModel& trained) {
+  const Tokenizer& tokenizer = *trained.tokenizer;
+  SIDEWINDER_REQUIRE(
+      trained.tokenizer_digest.empty() || trained.tokenizer_digest == tokenizer.digest(),
+      "{} was trained with the tokenizer {} but the one at hand is {}; put the one it was trained "
+      "with into the run folder as tokenizer.model, or pass --tokenizer FILE",
+      trained.path, trained.tokenizer_digest,
+      tokenizer.digest() == kBytesTokenizer ? "bytes, as where there is no tokenizer.model"
+                                            : tokenizer.digest());
+  SIDEWINDER_REQUIRE(tokenizer.vocabulary() <= trained.recipe.model.vocabulary,
+                     "{}: the tokenizer has {} ids but the model's vocabulary is {}; they do not "
+                     "belong together",
+                     trained.path, tokenizer.vocabulary(), trained.recipe.model.vocabulary);
+  return tokenizer;
+}
+
+void check_folder_of(const std::string& option, const std::string& path) {
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  if (path.empty() || folder.empty() || std::filesystem::is_directory(folder)) return;
+  fail_environment("{} is {}, but there is no folder {}; make it, or name another file", option,
+                   path, folder.string());
 }
 
 void write_text_file(const std::string& path, const std::string& text) {

@@ -14,8 +14,6 @@
 
 namespace sidewinder {
 
-Dtype dtype_of(Precision precision);
-
 std::unique_ptr<HybridModel> make_model(const Recipe& recipe);
 TrainerOptions trainer_options(const Recipe& recipe);
 
@@ -31,6 +29,7 @@ std::string origin_of(const CheckpointContent& content);
 // A trained model as it lies in a run folder, in one of its checkpoint folders or in a Hugging Face
 // folder.
 struct TrainedModel {
+  std::string path;  // as given
   Recipe recipe;
   std::unique_ptr<HybridModel> model;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -44,12 +43,18 @@ struct LoadOptions {
 };
 // `path`: a run folder (its newest sound checkpoint), a checkpoint folder or a Hugging Face folder.
 TrainedModel load_trained_model(const std::string& path, const LoadOptions& options = {});
+// The tokenizer found, for what reads or writes text. Error{user} if it is not the one that the
+// model was trained with.
+const Tokenizer& text_tokenizer(const TrainedModel& trained);
 
 // Where `train` keeps the tokenizer of a run.
 std::string tokenizer_path(const std::string& run_folder);
 // The tokenizer of a run, by its folder or that of one of its checkpoints: a path, or "bytes".
 std::string find_tokenizer(const std::string& path);
 
+// Error{environment} if the folder of `path`, given with `option`, is not there: for files that
+// long work ends with. An empty path is none.
+void check_folder_of(const std::string& option, const std::string& path);
 // Writes `text` to `path` (for --json); Error{environment} if that fails.
 void write_text_file(const std::string& path, const std::string& text);
 

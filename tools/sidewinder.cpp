@@ -10,7 +10,9 @@
 #include <new>
 #include <string>
 
+#include "kernels/base/check.h"
 #include "kernels/base/error.h"
+#include "recipes/diagnostics.h"
 #include "tools/commands/bench_data.h"
 #include "tools/commands/bench_documents.h"
 #include "tools/commands/bench_kernels.h"
@@ -76,6 +78,8 @@ void add_tokenize(CLI::App& app, Run& run) {
   command.add_option("--join-bytes", options->join_bytes,
                      "join short texts, with BOS and EOS around each, to documents of this size; 0: not")
       ->capture_default_str();
+  command.add_flag("--keep-duplicates", options->keep_duplicates,
+                   "keep texts equal to an earlier one, for made texts; default: the first alone");
   command.add_option("--shard-tokens", options->shard_tokens, "tokens after which a shard is finished")
       ->capture_default_str();
   command.add_option("--max-document-mib", options->max_document_mib, "longer documents are an error")
@@ -448,6 +452,32 @@ void add_selftest(CLI::App& app, Run& run) {
   command.callback([json_path, &run] { run = [json_path] { return selftest(*json_path); }; });
 }
 
+// Error{user} where words name a command that there is not, or stop before one: the library only says
+// that a subcommand is required.
+void check_command(const CLI::App& app, int argc, char** argv) {
+  const CLI::App* at = &app;
+  std::string path;
+  for (int i = 1;; ++i) {
+    std::vector<std::string> names;
+    const CLI::App* next = nullptr;
+    for (const CLI::App* command : at->get_subcommands([](const CLI::App*) { return true; })) {
+      names.push_back(command->get_name());
+      if (i < argc && names.back() == argv[i]) next = command;
+    }
+    if (names.empty() || (i < argc && argv[i][0] == '-')) return;
+    if (i == argc) {
+      fail_user("name a command: sidewinder{} {}", path, word_list(names, "or"));
+    }
+    path += std::string(" ") + argv[i];
+    if (next == nullptr) {
+      const std::string nearest = nearest_name(argv[i], names);
+      fail_user("there is no command \"{}\"{}\nthere are: {}", path.substr(1),
+                nearest.empty() ? "" : "; did you mean " + nearest + "?", word_list(names));
+    }
+    at = next;
+  }
+}
+
 ExitCode run_program(int argc, char** argv) {
   CLI::App app{"Sidewinder trains hybrid Mamba and attention language models from recipe files.",
                "sidewinder"};
@@ -473,6 +503,7 @@ ExitCode run_program(int argc, char** argv) {
   add_selftest(app, run);
   add_doctor(app, run);
   add_synthesize(app, run);
+  check_command(app, argc, argv);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -26,15 +26,6 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-Dtype activation_dtype(Precision precision) {
-  switch (precision) {
-    case Precision::bf16: return Dtype::bf16;
-    case Precision::f64: return Dtype::f64;
-    case Precision::f32: break;
-  }
-  return Dtype::f32;
-}
-
 std::vector<Parameter*> parameters_of(HybridModel& model) {
   std::vector<Parameter*> parameters;
   model.visit([&](Parameter& parameter) { parameters.push_back(&parameter); });
@@ -63,6 +54,15 @@ SequenceLayout fragments_of(const SequenceLayout& whole, int64_t length,
 }
 
 }  // namespace
+
+Dtype dtype_of(Precision precision) {
+  switch (precision) {
+    case Precision::bf16: return Dtype::bf16;
+    case Precision::f64: return Dtype::f64;
+    case Precision::f32: break;
+  }
+  return Dtype::f32;
+}
 
 Batch rows_of(const Batch& batch, int64_t begin, int64_t end) {
   Batch part;
@@ -146,7 +146,7 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
     : model_(model),
       options_(options),
       schedule_(options.context, options.train, model.options()),
-      dtype_(activation_dtype(options.train.precision)),
+      dtype_(dtype_of(options.train.precision)),
       optimizer_(parameters_of(model), options.optimizer),
       lanes_(expand_layers(model.options())) {
   for (const ContextProblem& problem : lane_problems(options.data, model.options())) {
@@ -166,12 +166,16 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
                      "the data has ids up to {} but model.vocabulary is {}; set model.vocabulary to "
                      "at least {}",
                      loader_->vocabulary() - 1, model.options().vocabulary, loader_->vocabulary());
-  if (checkpoint) {
-    const nlohmann::json saved = nlohmann::json::parse(checkpoint->state);
-    SIDEWINDER_REQUIRE(saved.at("data_digest") == loader_->data_digest(),
-                       "the checkpoint was made with other data (digest {}, now {}); a resumed run "
-                       "must read the same shards; to start anew use --fresh",
-                       saved.at("data_digest").get<std::string>(), loader_->data_digest());
+  if (!options_.data.validation.empty()) {
+    // Now rather than after the steps before the first validation.
+    const DocumentRows validation(options_.data.validation, options_.data,
+                                  options_.train.validate_tokens);
+    SIDEWINDER_REQUIRE(
+        validation.tokenizer_digest() == loader_->tokenizer_digest(),
+        "data.validation, {}, was made with another tokenizer than the training data "
+        "(digests {} and {}); its ids mean other texts; make both with the same one "
+        "(`sidewinder tokenize --tokenizer`)",
+        options_.data.validation, validation.tokenizer_digest(), loader_->tokenizer_digest());
   }
   metrics_ = std::make_unique<MetricsWriter>(options_.run.folder, state_.progress.step);
   saver_ = std::make_unique<BackgroundSaver>(options_.run.folder, options_.checkpoint);

@@ -21,6 +21,9 @@
 
 namespace sidewinder {
 
+// Of activations and of the weights in products.
+Dtype dtype_of(Precision precision);
+
 // All a Trainer needs to know; each part belongs to its folder's options.
 struct TrainerOptions {
   RunOptions run;

@@ -37,6 +37,21 @@ struct Needle {
   std::string sentence;
 };
 
+// The text with the sentence of every needle before the place of that number, in ascending order.
+std::string with_needles(const std::string& text, const std::vector<Needle>& needles,
+                         const std::vector<size_t>& places) {
+  std::string result;
+  size_t done = 0;
+  for (size_t i = 0; i < needles.size(); ++i) {
+    result += text.substr(done, places[i] - done);
+    if (!result.empty() && result.back() != ' ') result += ' ';
+    result += needles[i].sentence;
+    if (places[i] < text.size()) result += ' ';
+    done = places[i];
+  }
+  return result + text.substr(done);
+}
+
 class NeedleTask : public TextTask {
  protected:
   using TextTask::TextTask;
@@ -176,20 +191,14 @@ class NeedleInHaystack : public NeedleTask {
   // back to the beginning of a sentence.
   std::string hidden(const std::string& text, const std::vector<Needle>& needles,
                      double depth) const {
-    std::string result;
-    size_t done = 0;
+    std::vector<size_t> places;
     for (size_t i = 0; i < needles.size(); ++i) {
       const double share =
           depth + (1 - depth) * static_cast<double>(i) / static_cast<double>(needles.size());
       const auto at = static_cast<size_t>(share * static_cast<double>(text.size()));
-      const size_t begin = sentence_start(text, at);
-      result += text.substr(done, begin - done);
-      if (!result.empty() && result.back() != ' ') result += ' ';
-      result += needles[i].sentence;
-      if (begin < text.size()) result += ' ';
-      done = begin;
+      places.push_back(sentence_start(text, at));
     }
-    return result + text.substr(done);
+    return with_needles(text, needles, places);
   }
 
   int64_t needles_ = 1;
@@ -287,18 +296,12 @@ class RulerNeedle : public NeedleTask {
     }
     std::vector<int64_t> depths = draws.distinct(static_cast<int64_t>(needles.size()), 40);
     std::sort(depths.begin(), depths.end());
-    std::string result;
-    size_t done = 0;
-    for (size_t i = 0; i < needles.size(); ++i) {
-      const auto sentence = static_cast<size_t>(depths[i]) * starts.size() / 39;
-      const size_t begin = sentence < starts.size() ? starts[sentence] : text.size();
-      result += text.substr(done, begin - done);
-      if (!result.empty() && result.back() != ' ') result += ' ';
-      result += needles[i].sentence;
-      if (begin < text.size()) result += ' ';
-      done = begin;
+    std::vector<size_t> places;
+    for (const int64_t depth : depths) {
+      const auto sentence = static_cast<size_t>(depth) * starts.size() / 39;
+      places.push_back(sentence < starts.size() ? starts[sentence] : text.size());
     }
-    return result + text.substr(done);
+    return with_needles(text, needles, places);
   }
 
   // Lines of noise, or of other needles, with the needles between them.

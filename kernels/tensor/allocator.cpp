@@ -40,7 +40,8 @@ size_t bytes_of_machine() {
 
 // Best fit over address-ordered blocks; neighbours of one region are joined when both are free. A
 // region is a range of addresses as long as the memory of the machine, used from its beginning, so
-// that hardly ever is there a second one, and blocks of any size can be joined.
+// that hardly ever is there a second one, and blocks of any size can be joined. What lies behind
+// the last block is no block: it is taken when nothing else fits, so that the end stays low.
 class Arena final : public Allocator {
  public:
   // `of_addresses`: for a dry run; no huge pages, and no claim on the system's memory.
@@ -56,21 +57,8 @@ class Arena final : public Allocator {
     const size_t size =
         round_up(std::max<size_t>(bytes, 1), kAlignment) + (bytes < kLarge ? 0 : kStagger);
     const std::lock_guard<std::mutex> lock(mutex_);
-    auto found = free_.lower_bound({size, 0});
-    if (found == free_.end()) {
-      grow(size);
-      found = free_.lower_bound({size, 0});
-    }
-    const uintptr_t address = found->second;
-    free_.erase(found);
-    Block& block = blocks_.at(address);
-    block.used = true;
-    if (block.size > size) {
-      Block rest{block.size - size, block.region, false};
-      block.size = size;
-      blocks_.emplace(address + size, rest);
-      free_.insert({rest.size, address + size});
-    }
+    const auto found = free_.lower_bound({size, 0});
+    const uintptr_t address = found != free_.end() ? take_part(found, size) : take_behind(size);
     statistics_.bytes_in_use += static_cast<int64_t>(size);
     statistics_.bytes_peak = std::max(statistics_.bytes_peak, statistics_.bytes_in_use);
     return at(address);
@@ -95,7 +83,12 @@ class Arena final : public Allocator {
         block = previous;
       }
     }
-    free_.insert({block->second.size, block->first});
+    if (block->second.region == region_ && block->first + block->second.size == end_) {
+      end_ = block->first;
+      blocks_.erase(block);
+    } else {
+      free_.insert({block->second.size, block->first});
+    }
   }
 
   MemoryStatistics statistics() const override {
@@ -115,59 +108,65 @@ class Arena final : public Allocator {
     bool used = false;
   };
   using Blocks = std::map<uintptr_t, Block>;
+  using FreeBlocks = std::set<std::pair<size_t, uintptr_t>>;  // size, address
 
   static bool joins(Blocks::iterator left, Blocks::iterator right) {
     return !left->second.used && !right->second.used && left->second.region == right->second.region;
   }
 
-  // Makes a free block of at least `size` bytes at the end of what is used of the region.
-  void grow(size_t size) {
-    if (!extend(size)) {
-      // A limit on addresses (ulimit -v) may leave less than the machine has.
-      const size_t least = round_up(size, kHugePage) + kHugePage;
-      size_t reserved = std::max(least, round_up(bytes_of_machine(), kHugePage));
-      // What cannot be read takes nothing; what is used of it claims memory, but for a dry run.
-      const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (of_addresses_ ? MAP_NORESERVE : 0);
-      void* raw = mmap(nullptr, reserved, PROT_NONE, flags, -1, 0);
-      while (raw == MAP_FAILED && reserved > least) {
-        reserved = std::max(least, reserved / 2);
-        raw = mmap(nullptr, reserved, PROT_NONE, flags, -1, 0);
-      }
-      if (raw == MAP_FAILED) fail_to_grow(size);
-      mappings_.emplace_back(raw, reserved);
-      region_ = round_up(reinterpret_cast<uintptr_t>(raw), kHugePage);
-      used_end_ = region_;
-      region_end_ = (reinterpret_cast<uintptr_t>(raw) + reserved) / kHugePage * kHugePage;
-      if (!extend(size)) fail_to_grow(size);
+  // The beginning of a free block; the rest stays free.
+  uintptr_t take_part(FreeBlocks::iterator found, size_t size) {
+    const uintptr_t address = found->second;
+    free_.erase(found);
+    Block& block = blocks_.at(address);
+    block.used = true;
+    if (block.size > size) {
+      const Block rest{block.size - size, block.region, false};
+      block.size = size;
+      blocks_.emplace(address + size, rest);
+      free_.insert({rest.size, address + size});
     }
+    return address;
   }
 
-  bool extend(size_t size) {
-    size_t missing = size;
-    auto last = blocks_.end();
-    if (!blocks_.empty() && used_end_ > region_) {
-      const auto end = std::prev(blocks_.lower_bound(used_end_));
-      if (!end->second.used) {
-        last = end;
-        missing -= std::min(missing, end->second.size);
-      }
+  uintptr_t take_behind(size_t size) {
+    if (size > region_end_ - end_) begin_region(size);
+    if (size > taken_end_ - end_) grow(size - (taken_end_ - end_));
+    const uintptr_t address = end_;
+    blocks_.emplace(address, Block{size, region_, true});
+    end_ += size;
+    return address;
+  }
+
+  void begin_region(size_t size) {
+    // A limit on addresses (ulimit -v) may leave less than the machine has.
+    const size_t least = round_up(size, kHugePage) + kHugePage;
+    size_t reserved = std::max(least, round_up(bytes_of_machine(), kHugePage));
+    // What cannot be read takes nothing; what is used of it claims memory, but for a dry run.
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (of_addresses_ ? MAP_NORESERVE : 0);
+    void* raw = mmap(nullptr, reserved, PROT_NONE, flags, -1, 0);
+    while (raw == MAP_FAILED && reserved > least) {
+      reserved = std::max(least, reserved / 2);
+      raw = mmap(nullptr, reserved, PROT_NONE, flags, -1, 0);
     }
-    const size_t left = region_end_ - used_end_;
-    if (missing > left) return false;
-    const size_t bytes = std::min(left, round_up(missing, kGrowth));
-    void* begin = at(used_end_);
+    if (raw == MAP_FAILED) fail_to_grow(size);
+    if (end_ < taken_end_) {
+      blocks_.emplace(end_, Block{taken_end_ - end_, region_, false});
+      free_.insert({taken_end_ - end_, end_});
+    }
+    mappings_.emplace_back(raw, reserved);
+    region_ = round_up(reinterpret_cast<uintptr_t>(raw), kHugePage);
+    end_ = taken_end_ = region_;
+    region_end_ = (reinterpret_cast<uintptr_t>(raw) + reserved) / kHugePage * kHugePage;
+  }
+
+  void grow(size_t missing) {
+    const size_t bytes = std::min(region_end_ - taken_end_, round_up(missing, kGrowth));
+    void* begin = at(taken_end_);
     if (mprotect(begin, bytes, PROT_READ | PROT_WRITE) != 0) fail_to_grow(bytes);
     madvise(begin, bytes, of_addresses_ ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
-    if (last != blocks_.end()) {
-      free_.erase({last->second.size, last->first});
-      last->second.size += bytes;
-    } else {
-      last = blocks_.emplace(used_end_, Block{bytes, region_, false}).first;
-    }
-    free_.insert({last->second.size, last->first});
-    used_end_ += bytes;
+    taken_end_ += bytes;
     statistics_.bytes_reserved += static_cast<int64_t>(bytes);
-    return true;
   }
 
   [[noreturn]] void fail_to_grow(size_t bytes) const {
@@ -180,9 +179,10 @@ class Arena final : public Allocator {
   const bool of_addresses_;
   mutable std::mutex mutex_;
   std::vector<std::pair<void*, size_t>> mappings_;
-  uintptr_t region_ = 0, used_end_ = 0, region_end_ = 0;  // of the newest region
+  // The newest region; where its last block ends, and what is taken from the system of it.
+  uintptr_t region_ = 0, end_ = 0, taken_end_ = 0, region_end_ = 0;
   Blocks blocks_;
-  std::set<std::pair<size_t, uintptr_t>> free_;
+  FreeBlocks free_;
   MemoryStatistics statistics_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "kernels/base/thread_pool.h"
 #include "kernels/tensor/allocator.h"
@@ -11,13 +12,18 @@ namespace sidewinder {
 struct Tensor::Storage {
   Storage(size_t bytes, Device where)
       : device(where), allocator(allocator_of(where)), pointer(allocator.allocate(bytes)) {}
-  ~Storage() { allocator.free(pointer); }
+  ~Storage() { release(); }
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
 
+  void release() {
+    if (pointer != nullptr) allocator.free(pointer);
+    pointer = nullptr;
+  }
+
   Device device;
   Allocator& allocator;  // the arena it came from, which a dry run changes
-  void* pointer;
+  void* pointer;          // null while it is dropped
 };
 
 Shape::Shape(std::initializer_list<int64_t> sizes) : rank_(static_cast<int>(sizes.size())) {
@@ -65,8 +71,21 @@ Device Tensor::device() const {
   return storage_->device;
 }
 
-void* Tensor::raw() const {
+void Tensor::drop_memory() const {
   SIDEWINDER_ASSERT(defined());
+  storage_->release();
+}
+
+void Tensor::take_memory(Tensor made) const {
+  SIDEWINDER_ASSERT(defined() && storage_->pointer == nullptr && made.sole_owner());
+  SIDEWINDER_ASSERT(made.shape_ == shape_ && made.dtype_ == dtype_ && made.offset_ == offset_ &&
+                    made.row_stride_ == row_stride_);
+  SIDEWINDER_ASSERT(&made.storage_->allocator == &storage_->allocator);
+  std::swap(storage_->pointer, made.storage_->pointer);
+}
+
+void* Tensor::raw() const {
+  SIDEWINDER_ASSERT(defined() && storage_->pointer != nullptr);
   return static_cast<char*>(storage_->pointer) + static_cast<size_t>(offset_) * size_of(dtype_);
 }
 

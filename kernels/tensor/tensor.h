@@ -88,6 +88,10 @@ class Tensor {
   bool same_storage(const Tensor& other) const { return storage_ == other.storage_; }
   // Whether this handle is the only one on its storage.
   bool sole_owner() const { return storage_.use_count() == 1; }
+  // Gives the memory back that all handles on this storage share. None may be read until it takes
+  // over the memory of `made`, a tensor just like this one that no one else holds.
+  void drop_memory() const;
+  void take_memory(Tensor made) const;
 
   // Any floating element as f64 (slow: for tests, tables and messages).
   double at(int64_t flat_index) const;

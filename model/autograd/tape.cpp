@@ -103,6 +103,15 @@ Var Tape::record(const char* name, const std::vector<Var>& inputs, Tensor output
   return record(name, inputs, std::move(outputs), std::move(backward)).front();
 }
 
+void Tape::make_again(const Var& x, std::function<Tensor()> make) {
+  if (!x.on_tape() || x.tape()->outer_ != nullptr) return;
+  x.value().drop_memory();
+  x.tape()->steps_.push_back(
+      {"make_again", {}, {}, [x = x.value(), make = std::move(make)](Gradients&) {
+         x.take_memory(make());
+       }});
+}
+
 void Tape::backward(const Var& loss) {
   SIDEWINDER_ASSERT(loss.value().count() == 1);
   Tensor one = Tensor::from<double>({1}, {1.0});
@@ -124,7 +133,7 @@ void Tape::backward(std::span<const Var> outputs, std::vector<Tensor> gradients)
     Step step = std::move(steps_.back());
     steps_.pop_back();
     std::vector<Tensor> arrived;
-    bool any = false;
+    bool any = step.outputs.empty();
     for (const int slot : step.outputs) {
       arrived.push_back(std::exchange(gradients_[static_cast<size_t>(slot)], Tensor()));
       any = any || arrived.back().defined();

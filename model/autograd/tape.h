@@ -99,6 +99,12 @@ class Tape {
   static Var record(const char* name, const std::vector<Var>& inputs, Tensor output,
                     Backward backward);
 
+  // Gives the memory of x back, which functions before this have kept; the backward pass takes it
+  // again when it comes back to them, with what `make` returns, which must be the same. For results
+  // that take much memory and little time. Does nothing in recomputed blocks, whose backward pass
+  // begins at once.
+  static void make_again(const Var& x, std::function<Tensor()> make);
+
   // Replays from a scalar (gradient 1), or from several outputs with given gradients. Consumes the
   // tape.
   void backward(const Var& loss);

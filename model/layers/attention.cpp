@@ -48,7 +48,6 @@ void Attention::set_context(const BlockContext& context) {
                        "from the block's own context",
                        context.rope.head_width, head_width_);
     check_rope(context.rope);
-    if (context.rope != context_.rope) rope_table_ = {};
   }
   BlockOptions changed = options_;
   changed.window = context.window;
@@ -58,20 +57,6 @@ void Attention::set_context(const BlockContext& context) {
   options_ = changed;
   context_ = context;
   pattern_ = pattern;
-}
-
-const RopeTable& Attention::rope_table(int64_t positions, int64_t length, Dtype dtype) {
-  const int64_t length_class = rope_length_class(context_.rope, length);
-  if (!rope_table_.cosine.defined() || rope_table_.cosine.size(0) < positions ||
-      rope_table_.cosine.dtype() != dtype || rope_table_class_ != length_class) {
-    // Doubled, so that generation does not make it anew for every token; dynamic frequencies do.
-    int64_t size = 1024;
-    while (size < positions) size *= 2;
-    if (context_.rope.scaling.kind == RopeScalingKind::dynamic) size = positions;
-    rope_table_ = ops::rope_table(context_.rope, size, dtype, length);
-    rope_table_class_ = length_class;
-  }
-  return rope_table_;
 }
 
 Var Attention::forward(const Pass& pass, const Norm& norm, const Var& x) {
@@ -96,6 +81,9 @@ Var Attention::forward(const Pass& pass, const Norm& norm, const Var& x) {
   Tensor far_queries;  // as global keys see them
   RopeTable table;
   if (turns) {
+    const auto table_of = [&](int64_t positions, int64_t for_length) {
+      return pass.rope_tables->of(context_.rope, positions, for_length, accumulator_of(pass.dtype));
+    };
     const int32_t* position = layout.position.data<int32_t>();
     const int64_t end = tokens == 0 ? 0 : *std::max_element(position, position + tokens) + 1;
     // Not the longest document at hand: what a row holds must not change what its length means.
@@ -105,8 +93,7 @@ Var Attention::forward(const Pass& pass, const Norm& norm, const Var& x) {
       const Tensor places = places_in_cache(pass, layout);
       const int32_t* place = places.data<int32_t>();
       const int64_t places_end = tokens == 0 ? 0 : *std::max_element(place, place + tokens) + 1;
-      far_queries =
-          rope(q, places, rope_table(places_end, length, accumulator_of(pass.dtype))).value();
+      far_queries = rope(q, places, table_of(places_end, length)).value();
     }
     Tensor positions = layout.position;
     if (pass.state != nullptr && !turns_cache) {
@@ -115,7 +102,7 @@ Var Attention::forward(const Pass& pass, const Norm& norm, const Var& x) {
           ops::rope_table(context_.rope, tokens, accumulator_of(pass.dtype), length, end - tokens);
       positions = SequenceLayout::unpacked(1, tokens).position;
     } else {
-      table = rope_table(end, length, accumulator_of(pass.dtype));
+      table = table_of(end, length);
     }
     q = rope_in_place(q, positions, table);
     if (!turns_cache) k = rope_in_place(k, positions, table);

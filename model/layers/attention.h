@@ -22,8 +22,6 @@ class Attention final : public Layer {
   void set_context(const BlockContext& context) override;
 
  private:
-  // Reaches `positions`, with the frequencies of a sequence of `length` tokens.
-  const RopeTable& rope_table(int64_t positions, int64_t length, Dtype dtype);
   // Whether queries have another place for global keys than for near ones.
   bool counts_cached() const {
     return position_ == PositionKind::rope && options_.rope_positions == RopePositions::cache;
@@ -60,9 +58,7 @@ class Attention final : public Layer {
   bool qk_norm_;
   double norm_eps_;
   BlockContext context_;
-  Tensor slopes_;         // [H] f32; undefined unless position is alibi
-  RopeTable rope_table_;  // undefined: to be made
-  int64_t rope_table_class_ = 0;
+  Tensor slopes_;  // [H] f32; undefined unless position is alibi
   Parameter qkv_, query_norm_, key_norm_, out_;
 };
 

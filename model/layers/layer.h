@@ -9,6 +9,7 @@
 #include "kernels/tensor/sequence_layout.h"
 #include "model/autograd/functions.h"
 #include "model/autograd/parameter.h"
+#include "model/layers/rope_tables.h"
 #include "model/options.h"
 
 namespace sidewinder {
@@ -45,6 +46,7 @@ struct Pass {
   // Shared: recomputed blocks read them again in the backward pass.
   std::shared_ptr<const SequenceLayout> attention_layout;
   std::shared_ptr<const SequenceLayout> state_layout;  // convolution and scan
+  RopeTables* rope_tables = nullptr;                   // of the model
   // What rotary frequencies that depend on the length go by; 0: the rows, or the last position.
   int64_t rope_length = 0;
   BlockState* state = nullptr;  // of the block at hand; generation of one row only

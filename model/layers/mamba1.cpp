@@ -65,6 +65,16 @@ Var Mamba1::forward(const Pass& pass, const Norm& norm, const Var& x) {
                                 .z = xz[1],
                                 .delta_bias = pass(dt_bias_)},
                                *pass.state_layout, &scan_state);
+  Tape::make_again(u, [this, x = xz[0].value(), layout = pass.state_layout,
+                       initial = conv_state.initial.value()] {
+    CarriedState state{.initial = Var(initial), .final_state = {}};
+    return causal_conv(Var(x), Tape::frozen(conv_weight_), Tape::frozen(conv_bias_), *layout,
+                       &state)
+        .value();
+  });
+  Tape::make_again(delta, [this, rank = rbc[0].value()] {
+    return linear(Var(rank), Tape::frozen(dt_proj_)).value();
+  });
   if (pass.state != nullptr) {
     pass.state->conv = conv_state.final_state.value();
     pass.state->scan = scan_state.final_state.value();

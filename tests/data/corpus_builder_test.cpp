@@ -117,6 +117,28 @@ TEST(CorpusBuilder, HoldsEveryDocumentOnceInItsPart) {
   }
 }
 
+TEST(CorpusBuilder, KeepsDuplicatesWhereTheyAreWanted) {
+  const TemporaryFolder folder;
+  write_texts(folder / "text");
+  CorpusBuildOptions options = options_for(folder / "text", folder / "out");
+  options.tokenizer = "bytes";
+  const auto documents = [](const CorpusBuildResult& result) {
+    int64_t sum = 0;
+    for (const auto* part : {&result.index.train, &result.index.validation}) {
+      for (const ShardRecord& shard : *part) sum += shard.documents;
+    }
+    return sum;
+  };
+  EXPECT_EQ(documents(build_corpus(options, ignore)), 38);
+  options.keep_duplicates = true;
+  EXPECT_THAT(message_of([&] { build_corpus(options, ignore); }),
+              HasSubstr("made from other texts or with other options"));
+  options.output = folder / "all";
+  const auto all = build_corpus(options, ignore);
+  EXPECT_EQ(documents(all), 40);
+  EXPECT_EQ(all.duplicates, 0);
+}
+
 TEST(CorpusBuilder, SpecialIdsFollowThePolicy) {
   const TemporaryFolder folder;
   write_file(folder / "x.txt", "abc");

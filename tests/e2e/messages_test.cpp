@@ -1,11 +1,12 @@
 // What a user gets wrong, or what breaks under them: the exit code says who has to act, the message
 // what was found and what to do, and nothing is lost.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "tests/support/program.h"
 #include "tests/support/temporary_folder.h"
@@ -17,6 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::ProgramResult;
 using testing::run_program;
 using testing::TemporaryFolder;
@@ -51,6 +53,15 @@ class Messages : public ::testing::Test {
     testing::make_tiny_corpus(folder_);
     testing::write_tiny_recipe(folder_);
   }
+  // other/: a corpus of the same kind of text whose ids are pieces, not bytes.
+  void tokenize_otherwise(const std::string& vocabulary = "300") {
+    std::string text;
+    for (int i = 0; i < 300; ++i) text += fmt::format("word {:x} of line {}\n", i * 2654435761u, i);
+    write(folder_ / "other.txt", text);
+    const ProgramResult made = run({"tokenize", "other.txt", "--output", "other", "--vocabulary",
+                                    vocabulary, "--hold-out", "0"});
+    ASSERT_EQ(made.exit_code, 0) << made.errors;
+  }
   TemporaryFolder folder_;
 };
 
@@ -60,6 +71,39 @@ TEST_F(Messages, UnknownCommandAndOptionAreTheUsers) {
   EXPECT_EQ(run({}).exit_code, 2);
   EXPECT_EQ(run({"--help"}).exit_code, 0);
   EXPECT_EQ(run({"train", "--help"}).exit_code, 0);
+}
+
+TEST_F(Messages, ACommandThatThereIsNotIsNamed) {
+  const std::string errors = run({"trian", "a.toml"}).errors;
+  EXPECT_THAT(errors, AllOf(HasSubstr("no command \"trian\""), HasSubstr("did you mean train?")));
+  EXPECT_THAT(run({"show", "schedul", "a.toml"}).errors,
+              AllOf(HasSubstr("no command \"show schedul\""), HasSubstr("did you mean schedule?")));
+  EXPECT_THAT(run({"recipe"}).errors, HasSubstr("check, show, explain or docs"));
+}
+
+TEST_F(Messages, AFileThatCannotBeWrittenIsFoundBeforeTheWork) {
+  prepare();
+  const ProgramResult trained = run({"train", "tiny.toml", "--json", "nowhere/a.json"});
+  EXPECT_EQ(trained.exit_code, 3);
+  EXPECT_THAT(trained.errors, AllOf(HasSubstr("--json"), HasSubstr("nowhere")));
+  EXPECT_FALSE(fs::exists(folder_ / "runs/tiny/metrics.jsonl"));
+  ASSERT_EQ(run({"train", "tiny.toml", "--set", "train.steps=3"}).exit_code, 0);
+  const std::vector<std::string> eval = {"eval", "runs/tiny", "--data", "tokens", "--report"};
+  for (const std::string path : {"nowhere/a.html", "a.svg"}) {
+    std::vector<std::string> command = eval;
+    command.push_back(path);
+    const ProgramResult result = run(command);
+    EXPECT_NE(result.exit_code, 0) << path;
+    EXPECT_THAT(result.errors, AllOf(HasSubstr("--report"), HasSubstr(path)));
+    EXPECT_EQ(result.output, "");
+  }
+}
+
+TEST_F(Messages, InspectOfAFileThatItDoesNotKnow) {
+  write(folder_ / "a.json", "{}");
+  const ProgramResult result = run({"inspect", "a.json"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.errors, AllOf(HasSubstr("a.json"), HasSubstr("neither a run folder")));
 }
 
 TEST_F(Messages, MissingRecipe) {
@@ -200,6 +244,97 @@ TEST_F(Messages, GenerationIsRepeatable) {
   EXPECT_NE(first.output, run(other).output);
 }
 
+TEST_F(Messages, ValidationDataIsLookedAtBeforeTheFirstStep) {
+  testing::make_letter_corpus(folder_, {.hold_out = "0", .lengths = [](int) {
+                                          return testing::LetterCorpus::Lengths{5, 150};
+                                        }});
+  testing::write_tiny_recipe(folder_);
+  const auto refused = [&](const std::string& validation) {
+    const ProgramResult result = run({"train", "tiny.toml", "--set", "model.vocabulary=512",
+                                      "--set", "data.validation=" + validation});
+    EXPECT_THAT(result.errors, Not(HasSubstr("step 1 of")));
+    EXPECT_FALSE(fs::exists(folder_ / "runs/tiny/metrics.jsonl"));
+    return result;
+  };
+  const ProgramResult missing = refused("tokens/validation");
+  EXPECT_EQ(missing.exit_code, 3);
+  EXPECT_THAT(missing.errors, AllOf(HasSubstr("tokens/validation"), HasSubstr("--hold-out")));
+
+  tokenize_otherwise();
+  const ProgramResult foreign = refused("other");
+  EXPECT_EQ(foreign.exit_code, 2);
+  EXPECT_THAT(foreign.errors, AllOf(HasSubstr("other"), HasSubstr("another tokenizer")));
+}
+
+TEST_F(Messages, ARunKeepsItsTokenizerWhenTheDataWasMadeAnew) {
+  tokenize_otherwise();
+  testing::write_tiny_recipe(folder_);
+  const std::vector<std::string> train = {"train", "tiny.toml",
+                                          "--set", "model.vocabulary=512",
+                                          "--set", "data.validation=",
+                                          "--set", "train.validate_every=0",
+                                          "--set", "data.train=[{name=\"a\",folder=\"other\"}]"};
+  const ProgramResult first = run(train);
+  ASSERT_EQ(first.exit_code, 0) << first.errors;
+  const std::string before = testing::read_file(folder_ / "runs/tiny/tokenizer.model");
+  fs::remove_all(folder_ / "other");
+  tokenize_otherwise("301");
+  std::vector<std::string> longer = train;
+  longer.insert(longer.end(), {"--set", "train.steps=20"});
+  const ProgramResult result = run(longer);
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.errors, HasSubstr("data_digest"));
+  EXPECT_EQ(testing::read_file(folder_ / "runs/tiny/tokenizer.model"), before);
+}
+
+TEST_F(Messages, IdsOfAnotherTokenizerAreNotTheModels) {
+  prepare();
+  tokenize_otherwise();
+  ASSERT_EQ(run({"train", "tiny.toml", "--set", "train.steps=3", "--set", "model.vocabulary=512"})
+                .exit_code,
+            0);
+  const ProgramResult shards = run({"eval", "runs/tiny", "--data", "other"});
+  EXPECT_EQ(shards.exit_code, 2);
+  EXPECT_THAT(shards.errors, AllOf(HasSubstr("other"), HasSubstr("another tokenizer")));
+
+  write(folder_ / "a.txt", "some text");
+  const std::string foreign = "other/tokenizer.model";
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"generate", "runs/tiny", "--prompt", "a"},
+        std::vector<std::string>{"eval", "runs/tiny", "--text", "a.txt"},
+        std::vector<std::string>{"eval", "runs/tiny", "--text", "a.txt", "--lengths", "4"},
+        std::vector<std::string>{"eval", "runs/tiny", "--tasks", "passkey", "--lengths", "400"}}) {
+    std::vector<std::string> with_other = command;
+    with_other.insert(with_other.end(), {"--tokenizer", foreign});
+    const ProgramResult result = run(with_other);
+    EXPECT_EQ(result.exit_code, 2) << command[0] << ' ' << command[2];
+    EXPECT_THAT(result.errors, AllOf(HasSubstr("runs/tiny"), HasSubstr("tokenizer bytes")));
+  }
+}
+
+TEST_F(Messages, EvalOfATextThatIsNone) {
+  prepare();
+  ASSERT_EQ(run({"train", "tiny.toml", "--set", "train.steps=3"}).exit_code, 0);
+  write(folder_ / "bad.txt", "good text\n\xff\xfe more");
+  write(folder_ / "empty.txt", "");
+  for (const std::vector<std::string>& more : {std::vector<std::string>{}, {"--lengths", "4"}}) {
+    const auto errors_of = [&](const std::string& text) {
+      std::vector<std::string> command = {"eval", "runs/tiny", "--text", text};
+      command.insert(command.end(), more.begin(), more.end());
+      const ProgramResult result = run(command);
+      EXPECT_TRUE(result.exit_code == 2 || result.exit_code == 3) << result.exit_code;
+      return result.errors;
+    };
+    EXPECT_THAT(errors_of("bad.txt"), AllOf(HasSubstr("bad.txt"), HasSubstr("byte 10")));
+    EXPECT_THAT(errors_of("tokens"), AllOf(HasSubstr("tokens"), HasSubstr("not a regular file")));
+    EXPECT_THAT(errors_of("nowhere.txt"), HasSubstr("nowhere.txt"));
+  }
+  EXPECT_THAT(run({"eval", "runs/tiny", "--text", "empty.txt"}).errors, HasSubstr("at least 2"));
+  const ProgramResult negative =
+      run({"eval", "runs/tiny", "--text", "documents.jsonl", "--max-tokens", "-5"});
+  EXPECT_EQ(negative.exit_code, 2);
+  EXPECT_THAT(negative.errors, HasSubstr("--max-tokens is -5"));
+}
 
 TEST_F(Messages, AStepThatIsNeverFiniteStopsWithItsOwnCode) {
   prepare();

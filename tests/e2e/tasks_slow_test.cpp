@@ -39,7 +39,7 @@ double train_and_measure(const Lesson& lesson, const std::string& lengths,
   run({"synthesize", lesson.task, "documents.jsonl", "--documents", lesson.documents, "--lengths",
        lesson.lengths});
   run({"tokenize", "documents.jsonl", "--output", "corpus/" + lesson.recipe + "-tokens", "--tokenizer",
-       "bytes"});
+       "bytes", "--keep-duplicates"});
   std::vector<std::string> train = {
       "train", std::string(SIDEWINDER_SOURCE_DIR) + "/recipes/smoke/" + lesson.recipe + ".toml",
       "--set", "run.folder=run"};

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <set>
 #include <vector>
@@ -46,6 +47,16 @@ TEST(Arena, GrowsByWhatTheFreeEndLacks) {
   EXPECT_NEAR(static_cast<double>(run.statistics().bytes_peak), 120.0 * kMiB, kLinesBetween);
 }
 
+TEST(Arena, HolesAreFilledBeforeTheEndMoves) {
+  const DryRun run;
+  Tensor first = of_mib(40);
+  const Tensor second = of_mib(1);  // 23 of the 64 MiB taken are left behind it
+  const void* const hole = first.raw();
+  first = {};
+  const Tensor third = of_mib(20);
+  EXPECT_EQ(third.raw(), hole);
+}
+
 TEST(Arena, LargeBlocksDoNotBeginInTheSameSetsOfTheCaches) {
   const DryRun run;
   std::vector<Tensor> blocks(8);
@@ -68,6 +79,7 @@ TEST(Arena, HoldsMoreThanOneRangeOfAddresses) {
 }
 
 TEST(Arena, MemoryThatIsNotThereIsAnErrorThatSaysSo) {
+  const Tensor before = of_mib(1);
   try {
     of_mib(int64_t{1} << 30);  // 1 PiB
     FAIL() << "no error";
@@ -77,8 +89,16 @@ TEST(Arena, MemoryThatIsNotThereIsAnErrorThatSaysSo) {
               std::string::npos)
         << error.what();
   }
-  const Tensor next = of_mib(1);
-  std::memset(next.raw(), 1, kMiB);
+  // What was left before is given away once.
+  std::vector<Tensor> blocks;
+  for (uint8_t i = 0; i < 100; ++i) {
+    blocks.push_back(of_mib(1));
+    std::memset(blocks.back().raw(), i, kMiB);
+  }
+  for (uint8_t i = 0; i < 100; ++i) {
+    const auto* const bytes = static_cast<const uint8_t*>(blocks[i].raw());
+    EXPECT_EQ(std::count(bytes, bytes + kMiB, i), kMiB);
+  }
 }
 
 }  // namespace

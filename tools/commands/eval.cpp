@@ -1,23 +1,22 @@
 #include "tools/commands/eval.h"
 
 #include <fmt/core.h>
-
-#include <bit>
-#include <cmath>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
 
 #include "kernels/base/check.h"
-#include "kernels/base/log.h"
-#include "tools/assemble.h"
+#include "tools/commands/eval_input.h"
 #include "tools/commands/generate.h"
 #include "tools/commands/ngram_baseline.h"
 #include "tools/commands/plot.h"
 
 namespace sidewinder {
 namespace {
+
+using TokenVisitor = std::function<void(const Batch&, const Tensor&)>;
 
 // Counts the very pairs that the run was trained on, by making its batches once more.
 NgramCounts count_training_pairs(const Recipe& recipe, int64_t steps) {
@@ -40,46 +39,6 @@ struct BaselineLosses {
   double bigram = 0;
 };
 
-// Losses summed by the position of the token that predicts.
-class PositionBuckets {
- public:
-  void add(int64_t position, double loss) {
-    const size_t bucket = static_cast<size_t>(std::bit_width(static_cast<uint64_t>(position)));
-    if (bucket >= sums_.size()) {
-      sums_.resize(bucket + 1);
-      counts_.resize(bucket + 1);
-    }
-    sums_[bucket] += loss;
-    ++counts_[bucket];
-  }
-
-  nlohmann::json rows() const {
-    nlohmann::json result = nlohmann::json::array();
-    for (size_t i = 0; i < sums_.size(); ++i) {
-      if (counts_[i] == 0) continue;
-      const int64_t first = i == 0 ? 0 : int64_t{1} << (i - 1);
-      const int64_t last = i == 0 ? 0 : (int64_t{1} << i) - 1;
-      result.push_back({{"first", first},
-                        {"last", last},
-                        {"targets", counts_[i]},
-                        {"loss", sums_[i] / static_cast<double>(counts_[i])}});
-    }
-    return result;
-  }
-
- private:
-  std::vector<double> sums_;
-  std::vector<int64_t> counts_;
-};
-
-std::string read_text(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  if (!file) fail_environment("cannot read {}; check that it exists", path);
-  return text.str();
-}
-
 // A text as rows of `context` predictions each; every consecutive pair of tokens once.
 Batch text_batch(const std::vector<int32_t>& tokens, size_t begin, int64_t context) {
   Batch batch;
@@ -95,23 +54,88 @@ Batch text_batch(const std::vector<int32_t>& tokens, size_t begin, int64_t conte
   return batch;
 }
 
+// The text in rows of `context` predictions.
+Evaluation evaluate_text(const TrainedModel& trained, Dtype dtype, const EvalCommand& command,
+                         int64_t context, const TokenVisitor& per_token) {
+  EvaluatedText document = read_document(command.text, trained);
+  std::vector<int32_t>& tokens = document.tokens;
+  Evaluation result;
+  if (command.max_tokens == 0) result.bytes = document.bytes;
+  if (command.max_tokens > 0 && static_cast<int64_t>(tokens.size()) > command.max_tokens) {
+    tokens.resize(static_cast<size_t>(command.max_tokens));
+  }
+  SIDEWINDER_REQUIRE(tokens.size() >= 2, "{}: {} tokens are to be evaluated; at least 2 are needed",
+                     command.text, tokens.size());
+  double sum = 0;
+  for (size_t begin = 0; begin + 1 < tokens.size(); begin += static_cast<size_t>(context)) {
+    const Batch batch = text_batch(tokens, begin, context);
+    const int64_t count = batch.row_length;
+    const LossOut out =
+        trained.model->loss(nullptr, dtype, layouts_of(batch, trained.recipe.data),
+                            Tensor::from<int32_t>({count}, batch.tokens),
+                            Tensor::from<int32_t>({count}, batch.targets), {.scale = 1.0});
+    sum += out.loss.value().at(0);
+    result.targets += batch.num_targets;
+    per_token(batch, out.token_loss);
+  }
+  result.loss = sum / static_cast<double>(result.targets);
+  return result;
+}
+
+Evaluation evaluate_shards(const TrainedModel& trained, Dtype dtype, const EvalCommand& command,
+                           int64_t context, bool by_lanes, const TokenVisitor& per_token) {
+  const DataOptions& in_run = trained.recipe.data;
+  const DataOptions data = by_lanes ? in_run : without_lanes(in_run);
+  DocumentRows rows(command.data, data, command.max_tokens);
+  require_ids_of_model(trained, command.data, rows.tokenizer_digest(), rows.vocabulary());
+  const int64_t rows_per_batch = std::max<int64_t>(1, 4096 / context);
+  return evaluate(*trained.model, dtype, rows, data, context, rows_per_batch, per_token);
+}
+
+// Prints the model beside the n-gram models; the same as JSON.
+nlohmann::json compare(const Evaluation& result, BaselineLosses baselines,
+                       const NgramCounts& counts, int64_t steps) {
+  baselines.unigram /= static_cast<double>(result.targets);
+  baselines.bigram /= static_cast<double>(result.targets);
+  fmt::print("\ncounted on the {} training pairs of the run's {} steps:\n", counts.pairs(), steps);
+  fmt::print("{:<28} {:>16} {:>14}\n", "", "nats per token", "bits per byte");
+  nlohmann::json compared;
+  const auto row = [&](const char* name, double loss) {
+    Evaluation one = result;
+    one.loss = loss;
+    fmt::print("{:<28} {:>16.4f} {:>14.4f}\n", name, loss, one.bits_per_byte());
+    compared[name] = {{"loss", loss}, {"bits_per_byte", one.bits_per_byte()}};
+  };
+  row("this model", result.loss);
+  row("Kneser-Ney bigram", baselines.bigram);
+  row("unigram", baselines.unigram);
+  fmt::print("the model {} both\n", result.loss < std::min(baselines.bigram, baselines.unigram)
+                                        ? "beats"
+                                        : "does NOT beat");
+  return compared;
+}
+
 }  // namespace
 
 ExitCode eval(const EvalCommand& command) {
   SIDEWINDER_REQUIRE(command.data.empty() != command.text.empty(),
                      "name one of --data FOLDER (token shards) and --text FILE");
-  TrainedModel trained = load_trained_model(
+  check_folder_of("--json", command.json_path);
+  check_report(command.report_path);
+  SIDEWINDER_REQUIRE(command.max_tokens >= 0, "--max-tokens is {}; it must be 0 (all) or more",
+                     command.max_tokens);
+  const TrainedModel trained = load_trained_model(
       command.model, {precision_named(command.precision), command.tokenizer, command.sets});
   const Recipe& recipe = trained.recipe;
   const Dtype dtype = dtype_of(recipe.train.precision);
   const int64_t context = command.context != 0 ? command.context : recipe.train.context;
   SIDEWINDER_REQUIRE(context >= 1, "--context is {}; it must be positive", context);
 
-  PositionBuckets buckets;
+  PositionLosses positions;
   std::optional<NgramCounts> counts;
   if (command.baselines) counts = count_training_pairs(recipe, trained.step);
   BaselineLosses baselines;
-  const auto per_token = [&](const Batch& batch, const Tensor& losses) {
+  const TokenVisitor per_token = [&](const Batch& batch, const Tensor& losses) {
     if (counts) {
       for (size_t t = 0; t < batch.targets.size(); ++t) {
         if (batch.targets[t] < 0) continue;
@@ -122,47 +146,14 @@ ExitCode eval(const EvalCommand& command) {
     const SequenceLayout layout = SequenceLayout::packed(batch.rows, batch.row_length,
                                                          batch.document_starts,
                                                          batch.first_positions);
-    const int32_t* position = layout.position.data<int32_t>();
-    for (size_t t = 0; t < batch.targets.size(); ++t) {
-      if (batch.targets[t] >= 0) buckets.add(position[t], losses.at(static_cast<int64_t>(t)));
-    }
+    positions.add(layout.position, batch.targets, losses);
   };
-  Evaluation result;
-  bool by_lanes = false;
-  if (!command.data.empty()) {
-    by_lanes = recipe.data.long_documents == LongDocuments::continue_state &&
-               command.context == 0 && lane_problems(recipe.data, recipe.model).empty();
-    const DataOptions data = by_lanes ? recipe.data : without_lanes(recipe.data);
-    DocumentRows rows(command.data, data, command.max_tokens);
-    SIDEWINDER_REQUIRE(rows.vocabulary() <= recipe.model.vocabulary,
-                       "{} has ids up to {} but the model's vocabulary is {}; the shards were made "
-                       "with another tokenizer",
-                       command.data, rows.vocabulary() - 1, recipe.model.vocabulary);
-    const int64_t rows_per_batch = std::max<int64_t>(1, 4096 / context);
-    result = evaluate(*trained.model, dtype, rows, data, context, rows_per_batch, per_token);
-  } else {
-    const std::string text = read_text(command.text);
-    std::vector<int32_t> tokens = trained.tokenizer->encode(text);
-    if (trained.tokenizer->eos()) tokens.push_back(*trained.tokenizer->eos());
-    if (command.max_tokens > 0 && static_cast<int64_t>(tokens.size()) > command.max_tokens) {
-      tokens.resize(static_cast<size_t>(command.max_tokens));
-    }
-    SIDEWINDER_REQUIRE(tokens.size() >= 2, "{} has {} tokens; at least 2 are needed", command.text,
-                       tokens.size());
-    double sum = 0;
-    for (size_t begin = 0; begin + 1 < tokens.size(); begin += static_cast<size_t>(context)) {
-      const Batch batch = text_batch(tokens, begin, context);
-      const int64_t count = batch.row_length;
-      const LossOut out = trained.model->loss(
-          nullptr, dtype, layouts_of(batch, recipe.data), Tensor::from<int32_t>({count}, batch.tokens),
-          Tensor::from<int32_t>({count}, batch.targets), {.scale = 1.0});
-      sum += out.loss.value().at(0);
-      result.targets += batch.num_targets;
-      per_token(batch, out.token_loss);
-    }
-    result.loss = sum / static_cast<double>(result.targets);
-    if (command.max_tokens == 0) result.bytes = static_cast<int64_t>(text.size());
-  }
+  const bool by_lanes = !command.data.empty() &&
+                        recipe.data.long_documents == LongDocuments::continue_state &&
+                        command.context == 0 && lane_problems(recipe.data, recipe.model).empty();
+  const Evaluation result =
+      command.data.empty() ? evaluate_text(trained, dtype, command, context, per_token)
+                           : evaluate_shards(trained, dtype, command, context, by_lanes, per_token);
 
   fmt::print("model        {} (step {})\n", command.model, trained.step);
   fmt::print("context      {}{}\n", context,
@@ -172,26 +163,9 @@ ExitCode eval(const EvalCommand& command) {
   fmt::print("perplexity   {:.4f}\n", std::exp(result.loss));
   if (result.bytes > 0) fmt::print("bits/byte    {:.5f}\n", result.bits_per_byte());
   nlohmann::json compared;
-  if (counts) {
-    baselines.unigram /= static_cast<double>(result.targets);
-    baselines.bigram /= static_cast<double>(result.targets);
-    fmt::print("\ncounted on the {} training pairs of the run's {} steps:\n", counts->pairs(),
-               trained.step);
-    fmt::print("{:<28} {:>16} {:>14}\n", "", "nats per token", "bits per byte");
-    const auto row = [&](const char* name, double loss) {
-      Evaluation one = result;
-      one.loss = loss;
-      fmt::print("{:<28} {:>16.4f} {:>14.4f}\n", name, loss, one.bits_per_byte());
-      compared[name] = {{"loss", loss}, {"bits_per_byte", one.bits_per_byte()}};
-    };
-    row("this model", result.loss);
-    row("Kneser-Ney bigram", baselines.bigram);
-    row("unigram", baselines.unigram);
-    fmt::print("the model {} both\n",
-               result.loss < std::min(baselines.bigram, baselines.unigram) ? "beats" : "does NOT beat");
-  }
+  if (counts) compared = compare(result, baselines, *counts, trained.step);
   fmt::print("\n{:>10} {:>10} {:>10} {:>10}\n", "from", "to", "targets", "loss");
-  const nlohmann::json by_position = buckets.rows();
+  const nlohmann::json by_position = by_position_json(positions);
   for (const auto& row : by_position) {
     fmt::print("{:>10} {:>10} {:>10} {:>10.4f}\n", row["first"].get<int64_t>(),
                row["last"].get<int64_t>(), row["targets"].get<int64_t>(),

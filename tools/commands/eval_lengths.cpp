@@ -4,22 +4,20 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
-#include <fstream>
 #include <functional>
 #include <map>
-#include <sstream>
 
 #include "data/corpus.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "kernels/tensor/allocator.h"
 #include "model/cost.h"
-#include "tools/assemble.h"
+#include "tools/commands/eval_input.h"
 #include "tools/commands/generate.h"
 #include "tools/commands/plot.h"
 #include "tools/commands/table.h"
+#include "tools/commands/task_spec.h"
 #include "trainer/perplexity.h"
 
 namespace sidewinder {
@@ -29,43 +27,17 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 using DocumentVisitor = std::function<void(std::span<const int32_t>)>;
 
-std::vector<int64_t> parse_lengths(const std::string& text) {
-  std::vector<int64_t> lengths;
-  std::stringstream stream(text);
-  for (std::string item; std::getline(stream, item, ',');) {
-    int64_t value = 0;
-    const auto [end, error] = std::from_chars(item.data(), item.data() + item.size(), value);
-    SIDEWINDER_REQUIRE(error == std::errc() && end == item.data() + item.size() && value >= 1,
-                       "--lengths has \"{}\"; give positive numbers, as in 512,1024", item);
-    lengths.push_back(value);
-  }
-  return lengths;
-}
-
 // The documents to evaluate, one after the other, so that a corpus need not fit into memory.
 class Documents {
  public:
   Documents(const EvalLengthsCommand& command, const TrainedModel& trained) : command_(command) {
     if (!command.text.empty()) {
-      std::ifstream file(command.text, std::ios::binary);
-      std::stringstream text;
-      text << file.rdbuf();
-      if (!file) fail_environment("cannot read {}; check that it exists", command.text);
-      text_tokens_ = trained.tokenizer->encode(text.str());
-      if (trained.tokenizer->eos()) text_tokens_.push_back(*trained.tokenizer->eos());
+      text_tokens_ = read_document(command.text, trained).tokens;
       return;
     }
     corpus_ = std::make_unique<Corpus>(command.data);
-    const std::string& digest = corpus_->index().tokenizer_digest;
-    SIDEWINDER_REQUIRE(
-        corpus_->vocabulary() <= trained.recipe.model.vocabulary &&
-            (trained.tokenizer_digest.empty() || trained.tokenizer_digest == digest),
-        "{} was made with another tokenizer than {} ({}, {} ids; the model has {}, {} ids); "
-        "tokenize "
-        "the text with the model's tokenizer, or use --text",
-        command.data, command.model, digest, corpus_->vocabulary(),
-        trained.tokenizer_digest.empty() ? "one that is not known" : trained.tokenizer_digest,
-        trained.recipe.model.vocabulary);
+    require_ids_of_model(trained, command.data, corpus_->index().tokenizer_digest,
+                         corpus_->vocabulary());
   }
 
   // Every document, joined to one with --join, cut where max_tokens are reached.
@@ -94,20 +66,11 @@ class Documents {
 };
 
 json json_of(const LossSums& sums) {
-  json by_position = json::array();
-  const std::vector<PositionLosses::Bucket>& buckets = sums.by_position.buckets();
-  for (size_t i = 0; i < buckets.size(); ++i) {
-    if (buckets[i].targets == 0) continue;
-    by_position.push_back({{"first", i == 0 ? 0 : int64_t{1} << (i - 1)},
-                           {"last", i == 0 ? 0 : (int64_t{1} << i) - 1},
-                           {"targets", buckets[i].targets},
-                           {"loss", buckets[i].sum / static_cast<double>(buckets[i].targets)}});
-  }
   return {{"targets", sums.targets},
           {"windows", sums.windows},
           {"loss", sums.loss()},
           {"perplexity", sums.perplexity()},
-          {"by_position", std::move(by_position)}};
+          {"by_position", by_position_json(sums.by_position)}};
 }
 
 json evaluate_length(TrainedModel& trained, Documents& documents, const EvalLengthsCommand& command,
@@ -201,7 +164,10 @@ void print_positions(const json& result) {
 ExitCode eval_lengths(const EvalLengthsCommand& command) {
   SIDEWINDER_REQUIRE(command.data.empty() != command.text.empty(),
                      "name one of --data FOLDER (token shards) and --text FILE");
-  const std::vector<int64_t> lengths = parse_lengths(command.lengths);
+  check_folder_of("--json", command.json_path);
+  check_report(command.report_path);
+  std::vector<int64_t> lengths;
+  if (!command.lengths.empty()) lengths = parse_lengths(command.lengths, "--lengths");
   SIDEWINDER_REQUIRE(!lengths.empty() || command.stream,
                      "give --lengths, as in 512,1024, or --stream, or both");
   SIDEWINDER_REQUIRE(!command.single_window || command.stride == 0,

@@ -134,6 +134,8 @@ ExitCode eval_tasks(const EvalTasksCommand& command) {
   SIDEWINDER_REQUIRE(command.depths >= 1 && command.depths <= 1000,
                      "--depths is {}; it says how many, from 1 to 1000", command.depths);
   SIDEWINDER_REQUIRE(command.trials >= 1, "--trials is {}; it must be positive", command.trials);
+  check_folder_of("--json", command.json_path);
+  check_report(command.report_path);
   TaskGrid grid;
   if (!command.lengths.empty()) grid.lengths = parse_lengths(command.lengths, "--lengths");
   grid.depths = spaced_depths(command.depths);
@@ -144,18 +146,8 @@ ExitCode eval_tasks(const EvalTasksCommand& command) {
                                          .tokenizer = command.tokenizer,
                                          .sets = command.sets});
   if (grid.lengths.empty()) grid.lengths = {trained.recipe.train.context};
-  SIDEWINDER_REQUIRE(
-      trained.tokenizer_digest.empty() || trained.tokenizer_digest == trained.tokenizer->digest(),
-      "{} has no tokenizer.model beside it, and its model was not trained on bytes; copy the "
-      "tokenizer that it was trained with to the run folder, or pass --tokenizer FILE",
-      command.model);
-  SIDEWINDER_REQUIRE(trained.tokenizer->vocabulary() <= trained.recipe.model.vocabulary,
-                     "{}: the tokenizer has {} ids but the model's vocabulary is {}; they do not "
-                     "belong together",
-                     command.model, trained.tokenizer->vocabulary(),
-                     trained.recipe.model.vocabulary);
   TaskSource source;
-  source.tokenizer = trained.tokenizer.get();
+  source.tokenizer = &text_tokenizer(trained);
   source.vocabulary = trained.recipe.model.vocabulary;
   source.seed = command.seed;
   source.bos = command.bos;

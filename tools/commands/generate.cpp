@@ -76,7 +76,7 @@ ExitCode generate(const GenerateCommand& command) {
                      "--top-p is {}; it must be above 0 and at most 1", command.top_p);
   TrainedModel trained = load_trained_model(
       command.model, {precision_named(command.precision), command.tokenizer, command.sets});
-  const Tokenizer& tokenizer = *trained.tokenizer;
+  const Tokenizer& tokenizer = text_tokenizer(trained);
   const Dtype dtype = dtype_of(trained.recipe.train.precision);
 
   std::vector<int32_t> tokens = tokenizer.encode(command.prompt);

@@ -14,6 +14,7 @@
 #include "recipes/recipe.h"
 #include "tools/commands/inspect.h"
 #include "tools/commands/table.h"
+#include "tools/commands/tensor_statistics.h"
 
 namespace sidewinder {
 namespace {
@@ -21,46 +22,19 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-struct TensorStatistics {
-  double mean = 0;
-  double deviation = 0;
-  double largest = 0;  // magnitude
-  int64_t not_finite = 0;
-};
-
 template <typename T>
-TensorStatistics statistics_of(const T* values, int64_t count) {
-  TensorStatistics result;
-  int64_t finite = 0;
-  double sum = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const double value = static_cast<double>(values[i]);
-    if (!std::isfinite(value)) continue;
-    ++finite;
-    sum += value;
-    result.largest = std::max(result.largest, std::abs(value));
-  }
-  result.not_finite = count - finite;
-  if (finite == 0) return result;
-  result.mean = sum / static_cast<double>(finite);
-  double squares = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const double gap = static_cast<double>(values[i]) - result.mean;
-    if (std::isfinite(gap)) squares += gap * gap;
-  }
-  result.deviation = std::sqrt(squares / static_cast<double>(finite));
-  return result;
+TensorStatistics statistics_as(const Tensor& tensor) {
+  return statistics_of(std::span(tensor.data<T>(), static_cast<size_t>(tensor.count())));
 }
 
 TensorStatistics statistics_of(const Tensor& tensor) {
   switch (tensor.dtype()) {
-    case Dtype::f32: return statistics_of(tensor.data<float>(), tensor.count());
-    case Dtype::f64: return statistics_of(tensor.data<double>(), tensor.count());
-    case Dtype::i32: return statistics_of(tensor.data<int32_t>(), tensor.count());
+    case Dtype::f32: return statistics_as<float>(tensor);
+    case Dtype::f64: return statistics_as<double>(tensor);
+    case Dtype::i32: return statistics_as<int32_t>(tensor);
     case Dtype::bf16: break;
   }
-  const Tensor wide = tensor.to(Dtype::f32);
-  return statistics_of(wide.data<float>(), wide.count());
+  return statistics_as<float>(tensor.to(Dtype::f32));
 }
 
 uint64_t total_bytes(const Manifest& manifest) {

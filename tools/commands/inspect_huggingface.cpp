@@ -10,6 +10,7 @@
 #include "recipes/recipe.h"
 #include "tools/commands/inspect.h"
 #include "tools/commands/table.h"
+#include "tools/commands/tensor_statistics.h"
 #include "tools/huggingface.h"
 
 namespace sidewinder {
@@ -17,35 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
-
-struct Values {
-  double mean = 0;
-  double deviation = 0;
-  double largest = 0;  // magnitude
-  int64_t not_finite = 0;
-};
-
-Values values_of(const std::vector<float>& elements) {
-  Values result;
-  double sum = 0;
-  double squares = 0;
-  for (const float element : elements) {
-    const double value = static_cast<double>(element);
-    if (!std::isfinite(value)) {
-      ++result.not_finite;
-      continue;
-    }
-    sum += value;
-    squares += value * value;
-    result.largest = std::max(result.largest, std::abs(value));
-  }
-  const double count =
-      static_cast<double>(elements.size()) - static_cast<double>(result.not_finite);
-  if (count == 0) return result;
-  result.mean = sum / count;
-  result.deviation = std::sqrt(std::max(0.0, squares / count - result.mean * result.mean));
-  return result;
-}
 
 class TensorList {
  public:
@@ -90,7 +62,7 @@ class TensorList {
                   Json& entry) const {
     std::vector<float> elements(static_cast<size_t>(tensor.count()));
     elements_to_f32(tensor.type, bytes.data(), tensor.count(), elements.data());
-    const Values values = values_of(elements);
+    const TensorStatistics values = statistics_of(std::span<const float>(elements));
     row.insert(row.end(),
                {fmt::format("{:.3e}", values.mean), fmt::format("{:.3e}", values.deviation),
                 fmt::format("{:.3e}", values.largest), count_text(values.not_finite)});

@@ -228,6 +228,12 @@ std::vector<Figure> figures_of(const std::vector<NamedResult>& results) {
   return figures;
 }
 
+void check_report(const std::string& path) {
+  SIDEWINDER_REQUIRE(path.empty() || ends_with(path, ".html"),
+                     "--report is \"{}\"; its name must end in .html", path);
+  check_folder_of("--report", path);
+}
+
 void write_report(const std::string& path, const std::string& model, const json& result) {
   write_text_file(path, html_page("Evaluation of " + model,
                                   fmt::format("Checkpoint of step {}.", result.value("step", 0)),

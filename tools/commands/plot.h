@@ -28,7 +28,9 @@ struct NamedResult {
 // Error{user} where a result has nothing of the above.
 std::vector<Figure> figures_of(const std::vector<NamedResult>& results);
 
-// For eval --report: the page of one result.
+// For eval --report: that a page can be written there (or is not wanted: empty), and the page of
+// one result.
+void check_report(const std::string& path);
 void write_report(const std::string& path, const std::string& model, const nlohmann::json& result);
 
 }  // namespace sidewinder

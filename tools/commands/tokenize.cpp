@@ -112,6 +112,7 @@ CorpusBuildOptions options_of(const TokenizeCommand& command) {
   options.hold_out = command.hold_out;
   options.shard_tokens = command.shard_tokens;
   options.join_bytes = command.join_bytes;
+  options.keep_duplicates = command.keep_duplicates;
   return options;
 }
 

@@ -22,6 +22,7 @@ struct TokenizeCommand {
   double hold_out = 0.05;  // share of the documents kept for validation, by hash of their name
   int64_t shard_tokens = int64_t{1} << 26;  // a shard is finished when it has this many
   int64_t join_bytes = 0;  // texts are joined to documents of at least this size; 0: not
+  bool keep_duplicates = false;  // also texts equal to an earlier one
   int64_t max_document_mib = 256;
   std::string json_path;
 };

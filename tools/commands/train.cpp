@@ -134,6 +134,7 @@ ExitCode train(const TrainCommand& command) {
                      "written",
                      recipe.run.folder, failed.message());
   }
+  check_folder_of("--json", command.json_path);
   const FolderLock lock(recipe.run.folder);
   log_to_file((fs::path(recipe.run.folder) / "train.log").string());
 
@@ -152,8 +153,6 @@ ExitCode train(const TrainCommand& command) {
     load_weights(*model, source, recipe.init.from);
     log_info("weights from {} (step {})", recipe.init.from, source.step);
   }
-  copy_tokenizer(recipe);
-
   TrainerOptions options = trainer_options(recipe);
   std::optional<Extension> extension;
   if (recipe.extend.from_context > 0) {
@@ -179,6 +178,7 @@ ExitCode train(const TrainCommand& command) {
                      "made with {}; its ids mean other texts; tokenize the data with the tokenizer of "
                      "{}",
                      recipe.init.from, source_tokenizer, data_tokenizer, recipe.init.from);
+  copy_tokenizer(recipe);  // of data that is known to be the run's
   log_header(*model, recipe, trainer, options.peak_flops);
   const double startup = seconds_since_start();
   log_info("first step {:.2f} s after the start", startup);
