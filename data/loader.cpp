@@ -28,7 +28,7 @@ void check_options(const DataOptions& options) {
     SIDEWINDER_REQUIRE(
         corpus.weight > 0 && corpus.weight < 1e9,
         "corpus {} has weight {}; weights must be above 0 (leave out a corpus that is "
-        "not wanted)",
+        "not wanted) and below 1e9",
         corpus.folder, corpus.weight);
   }
 }

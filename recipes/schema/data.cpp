@@ -10,7 +10,8 @@ Section data_section() {
           field("name", &CorpusOptions::name, "its name in metrics and messages").required(),
           field("folder", &CorpusOptions::folder, "folder of token shards").required(),
           field("weight", &CorpusOptions::weight,
-                "share of the training row slots, relative to the other corpora", {.above = 0}),
+                "share of the training row slots, relative to the other corpora",
+                {.above = 0, .below = 1e9}),
       }};
   return section<Options>(
       "data", &Recipe::data,
@@ -36,7 +37,7 @@ Section data_section() {
                 {"drop", LongDocuments::drop},
                 {"defer", LongDocuments::defer}}),
            field("packing_buffer", &Options::packing_buffer, "rows planned together by best fit",
-                 {.at_least = 1}),
+                 {.at_least = 1, .at_most = 10'000'000}),
            field("isolate_attention", &Options::isolate_attention,
                  "attention sees its own document only"),
            field("isolate_state", &Options::isolate_state,

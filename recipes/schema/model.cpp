@@ -253,7 +253,8 @@ Section model_section() {
                  "the blocks in order, one letter each, as in \"mmw\"; every letter has a table "
                  "[model.block.<letter>]; spaces are for the eye")
                .required(),
-           field("repeat", &Options::repeat, "how often `layers` is repeated", {.at_least = 1}),
+           field("repeat", &Options::repeat, "how often `layers` is repeated",
+                 {.at_least = 1, .at_most = 10'000}),
            field("tied_embeddings", &Options::tied_embeddings,
                  "the output layer uses the weights of the embedding"),
            field("norm_eps", &Options::norm_eps, "added to the mean square in RMS norms",

@@ -129,6 +129,14 @@ TEST_F(Messages, MissingTokens) {
   EXPECT_THAT(result.errors, HasSubstr("tokens/train"));
 }
 
+TEST_F(Messages, MissingModelToStartFrom) {
+  prepare();
+  const ProgramResult result = run({"train", "tiny.toml", "--set", "init.from=runs/nowhere"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.errors, AllOf(HasSubstr("init.from"), HasSubstr("runs/nowhere")));
+  EXPECT_FALSE(fs::exists(folder_ / "runs"));  // no empty run is left behind
+}
+
 TEST_F(Messages, VocabularySmallerThanTheData) {
   prepare();
   const ProgramResult result = run({"train", "tiny.toml", "--set", "model.vocabulary=100"});

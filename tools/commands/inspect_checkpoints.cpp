@@ -24,7 +24,7 @@ using Json = nlohmann::ordered_json;
 
 template <typename T>
 TensorStatistics statistics_as(const Tensor& tensor) {
-  return statistics_of(std::span(tensor.data<T>(), static_cast<size_t>(tensor.count())));
+  return statistics_of(std::span<const T>(tensor.data<T>(), static_cast<size_t>(tensor.count())));
 }
 
 TensorStatistics statistics_of(const Tensor& tensor) {

@@ -127,6 +127,12 @@ ExitCode train(const TrainCommand& command) {
                      "model in init.from was trained at, or use `sidewinder train`",
                      command.recipe);
   if (command.fresh) recipe.run.folder = fresh_folder(recipe.run.folder);
+  const std::string& start = recipe.init.from;
+  if (!start.empty() && !fs::exists(start) && !has_checkpoints(recipe.run.folder)) {
+    fail_user("init.from is {}, but there is no such folder; train that model first, or set init.from "
+              "to a run, checkpoint or Hugging Face folder",
+              start);
+  }
   std::error_code failed;
   fs::create_directories(recipe.run.folder, failed);
   if (failed) {
