@@ -5,14 +5,9 @@
 
 #include "kernels/base/rounding.h"
 #include "kernels/base/thread_pool.h"
-#include "kernels/cpu/isa.h"
 #include "kernels/cpu/scratch.h"
 
-namespace sidewinder {
-
-SIDEWINDER_DECLARE_PER_ISA(GemmKernels, gemm_kernels)
-
-namespace cpu {
+namespace sidewinder::cpu {
 namespace {
 
 // Work is cut into about this many items, so that two threads, or twenty, end at the same time. A
@@ -31,6 +26,7 @@ constexpr int64_t kFinePanels = 2;
 constexpr int64_t kSharedCacheBytes = int64_t{4} << 20;
 // Steps of the shared operand of a transposed product that an item packs.
 constexpr int64_t kPackSteps = 64;
+static_assert(kPackSteps % kGemmStepGroup == 0);
 // A chunk of a transposed product is cut into at least about this many items.
 constexpr int64_t kItemsPerChunk = 16;
 // The panels that an item packs stay in the second-level cache.
@@ -43,6 +39,10 @@ constexpr int64_t kPanelPadding = 64;
 
 GemmWord word_of(const GemmKernels& kernels, Dtype compute) {
   return compute == Dtype::bf16 ? kernels.bf16_word : GemmWord::f32;
+}
+
+const GemmRows& rows_of(const GemmKernels& kernels, GemmWord word) {
+  return word == GemmWord::bf16_pair ? kernels.pair_rows : kernels.single_rows;
 }
 
 int64_t elements_per_step(GemmWord word) { return word == GemmWord::bf16_pair ? 2 : 1; }
@@ -107,14 +107,15 @@ void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
                      const WeightPart& part, const LinearItem& item, int64_t next_row,
                      int64_t next_rows) {
   const GemmWord word = word_of(kernels, product.weight.compute);
+  const GemmRows& cut = rows_of(kernels, word);
   const int64_t steps = gemm_steps(part.in, word);
   const int64_t first_step = part.first_in / elements_per_step(word);
   // A rest of less than half a block does not become one of its own.
   const int64_t block_steps =
       steps <= kernels.block_steps + kernels.block_steps / 2 ? steps : kernels.block_steps;
-  const int64_t a_panel_stride = block_steps * kernels.tile_rows;
+  const int64_t a_panel_stride = round_up(block_steps, kGemmStepGroup) * cut.tile_rows;
   const int64_t a_words =
-      round_up(divide_up(item.rows, kernels.tile_rows) * a_panel_stride, kPanelPadding);
+      round_up(divide_up(item.rows, cut.tile_rows) * a_panel_stride, kPanelPadding);
   const int64_t b_panel_stride = product.weight.data.width();
   const auto* b = static_cast<const uint32_t*>(product.weight.data.raw()) +
                   (part.first_out + item.first_column) / kernels.tile_columns * b_panel_stride;
@@ -131,7 +132,8 @@ void run_linear_item(const GemmKernels& kernels, const LinearProduct& product,
     kernels.pack({.panels = a,
                   .panel_stride = a_panel_stride,
                   .first_step = 0,
-                  .width = kernels.tile_rows,
+                  .width = cut.tile_rows,
+                  .order = cut.order,
                   .halves_last = false,
                   .source = product.x.at(item.first_row, k),
                   .row_stride = product.x.row_stride,
@@ -176,11 +178,14 @@ class TransposedOperand {
     int64_t begin, end;
   };
 
-  TransposedOperand(const Matrix& source, int panel_width, bool halves_last, int64_t most_steps)
+  TransposedOperand(const Matrix& source, int panel_width, GemmOrder order, bool halves_last,
+                    int64_t most_steps)
       : source_(source),
         width_(panel_width),
+        order_(order),
         halves_last_(halves_last),
-        panel_stride_(round_up(most_steps * panel_width, kPanelPadding) + kPanelPadding) {}
+        panel_stride_(round_up(round_up(most_steps, kGemmStepGroup) * panel_width, kPanelPadding) +
+                      kPanelPadding) {}
 
   int64_t elements() const { return source_.columns; }
   int64_t panels() const { return divide_up(source_.columns, width_); }
@@ -196,6 +201,7 @@ class TransposedOperand {
             .panel_stride = panel_stride_,
             .first_step = first_step,
             .width = width_,
+            .order = order_,
             .halves_last = halves_last_,
             .source = source_.at(tokens.begin, first),
             .row_stride = source_.row_stride,
@@ -221,6 +227,7 @@ class TransposedOperand {
  private:
   Matrix source_;
   int width_;
+  GemmOrder order_;
   bool halves_last_;
   int64_t panel_stride_;  // in words
 };
@@ -253,6 +260,7 @@ void pack_panels(PackedWeight& packed, const Matrix& weight, WeightUse use) {
                   .panel_stride = panel_words,
                   .first_step = 0,
                   .width = kernels.tile_columns,
+                  .order = GemmOrder::by_step,
                   .halves_last = true,
                   .source = forward ? weight.at(first, 0) : weight.at(0, first),
                   .row_stride = weight.row_stride,
@@ -268,10 +276,11 @@ void pack_panels(PackedWeight& packed, const Matrix& weight, WeightUse use) {
 void multiply(const LinearProduct& product) {
   const GemmKernels& kernels = gemm_kernels_for_isa();
   check_packing(kernels, product.weight);
+  const GemmRows& cut = rows_of(kernels, word_of(kernels, product.weight.compute));
   const int64_t rows = product.x.rows;
   const int64_t columns = product.weight.out;
   if (rows == 0 || columns == 0) return;
-  const int64_t row_blocks = divide_up(rows, kernels.block_rows);
+  const int64_t row_blocks = divide_up(rows, cut.block_rows);
   const int64_t panel_bytes = 4 * product.weight.data.width();
   const int64_t most =
       std::max(kFewestColumns, kSharedCacheBytes / panel_bytes * kernels.tile_columns);
@@ -284,18 +293,18 @@ void multiply(const LinearProduct& product) {
   // Blocks of rows below this one are whole; the rest of the last piece's rows is cut finer.
   const int64_t whole_blocks =
       row_blocks < kFewestItems ? row_blocks : row_blocks - divide_up(row_blocks, kFinePart);
-  const int64_t fine_rows = kFinePanels * kernels.tile_rows;
+  const int64_t fine_rows = kFinePanels * cut.tile_rows;
   const int64_t whole_items = (divide_up(columns, width) - 1) * row_blocks + whole_blocks;
   const int64_t fine_items =
-      divide_up(std::max<int64_t>(0, rows - whole_blocks * kernels.block_rows), fine_rows);
+      divide_up(std::max<int64_t>(0, rows - whole_blocks * cut.block_rows), fine_rows);
   const int num_threads = ThreadPool::global().num_threads();
   parallel_for(whole_items + fine_items, [&](int64_t i) {
     const bool fine = i >= whole_items;
-    const int64_t block_rows = fine ? fine_rows : kernels.block_rows;
+    const int64_t block_rows = fine ? fine_rows : cut.block_rows;
     const int64_t block = fine ? whole_items : i;
     LinearItem item{};
     item.first_row =
-        block % row_blocks * kernels.block_rows + (fine ? (i - whole_items) * fine_rows : 0);
+        block % row_blocks * cut.block_rows + (fine ? (i - whole_items) * fine_rows : 0);
     item.rows = std::min(block_rows, rows - item.first_row);
     item.first_column = block / row_blocks * width;
     item.columns = std::min(width, columns - item.first_column);
@@ -309,9 +318,10 @@ void multiply(const LinearProduct& product) {
 void multiply_in_item(const LinearProduct& product, const WeightPart& part) {
   const GemmKernels& kernels = gemm_kernels_for_isa();
   check_packing(kernels, product.weight);
+  const GemmRows& cut = rows_of(kernels, word_of(kernels, product.weight.compute));
   SIDEWINDER_ASSERT(part.first_in % 2 == 0 && part.first_out % kernels.tile_columns == 0);
-  for (int64_t row = 0; row < product.x.rows; row += kernels.block_rows) {
-    const int64_t rows = std::min<int64_t>(kernels.block_rows, product.x.rows - row);
+  for (int64_t row = 0; row < product.x.rows; row += cut.block_rows) {
+    const int64_t rows = std::min<int64_t>(cut.block_rows, product.x.rows - row);
     run_linear_item(kernels, product, part, {row, rows, 0, part.out}, 0, 0);
   }
 }
@@ -352,13 +362,17 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
   // quicker, and the product is the transpose of dweight.
   const bool swapped = dweight.rows >= dweight.columns &&
                        dweight.columns <= kVeryNarrowPanels * kernels.tile_columns;
-  const TransposedOperand a(swapped ? x : dy, kernels.tile_rows, false, chunk_steps);
-  const TransposedOperand b(swapped ? dy : x, kernels.tile_columns, true, chunk_steps);
+  const GemmRows& rows = rows_of(kernels, word);
+  const TransposedOperand a(swapped ? x : dy, rows.tile_rows, rows.order, false, chunk_steps);
+  const TransposedOperand b(swapped ? dy : x, kernels.tile_columns, GemmOrder::by_step, true,
+                            chunk_steps);
   const bool cuts_b = swapped || dweight.columns > dweight.rows;
   const TransposedOperand& cut = cuts_b ? b : a;
   const TransposedOperand& shared = cuts_b ? a : b;
-  const int64_t panels_per_item = std::clamp<int64_t>(cut.panels() / kItemsPerChunk, 1,
-                                                      cuts_b ? kMostPanelsOfB : kMostPanelsOfA);
+  const int64_t most_panels =
+      cuts_b ? kMostPanelsOfB : std::min<int64_t>(kMostPanelsOfA, rows.block_rows / rows.tile_rows);
+  const int64_t panels_per_item =
+      std::clamp<int64_t>(cut.panels() / kItemsPerChunk, 1, most_panels);
   const int num_threads = ThreadPool::global().num_threads();
   const Tensor shared_panels = Tensor::empty({shared.panels(), shared.panel_stride()}, Dtype::f32);
   auto* const shared_words = static_cast<uint32_t*>(shared_panels.raw());
@@ -406,5 +420,4 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
   }
 }
 
-}  // namespace cpu
-}  // namespace sidewinder
+}  // namespace sidewinder::cpu

@@ -9,16 +9,24 @@
 
 namespace sidewinder {
 
-enum class Isa { generic, avx2, avx512, avx512_bf16 };
+// From avx512_amx on, bf16 products of matrices run on tile registers, and everything else as at
+// avx512_bf16. avx512_amx has not been measured on hardware. amx_model computes by the instructions'
+// documentation what they would: for tests, slow, wherever avx512_bf16 runs, and never chosen by
+// itself.
+enum class Isa { generic, avx2, avx512, avx512_bf16, avx512_amx, amx_model };
 
 std::string_view name_of(Isa isa);
 
 // The best level that this CPU and operating system can run.
 Isa best_isa();
-// The level in use: best_isa(), or the lower one named by the environment variable SIDEWINDER_ISA
+// Every level up to the best, and amx_model.
+bool can_run(Isa isa);
+// Why best_isa() is a lower level although the CPU has AMX; empty where it has none or uses it.
+std::string_view amx_refusal();
+// The level in use: best_isa(), or the one named by the environment variable SIDEWINDER_ISA
 // (Error{user} if the CPU cannot run it). Results differ in rounding between levels.
 Isa active_isa();
-// For tests: every level up to best_isa() can be forced.
+// For tests: every level that the CPU can run can be forced.
 void force_isa(Isa isa);
 
 }  // namespace sidewinder
@@ -26,23 +34,33 @@ void force_isa(Isa isa);
 // Declares the table `name` of type `Table` for every level, and `name_for_isa()`, which returns the
 // one in use. A source in kernels/cpu/isa defines it:
 //   namespace sidewinder::SIDEWINDER_ISA { extern const Table name = {...}; }
+#define SIDEWINDER_DECLARE_PER_ISA(Table, name) \
+  SIDEWINDER_DECLARE_LEVELS(Table, name, isa_avx512_bf16, isa_avx512_bf16)
+// The same for a source that is compiled for tile registers and for their model as well.
+#define SIDEWINDER_DECLARE_PER_ISA_WITH_TILES(Table, name) \
+  SIDEWINDER_DECLARE_LEVELS(Table, name, isa_avx512_amx, isa_amx_model)
+
 #if defined(__x86_64__)
-#define SIDEWINDER_DECLARE_PER_ISA(Table, name)                   \
+#define SIDEWINDER_DECLARE_LEVELS(Table, name, tiles, model)      \
   namespace isa_generic { extern const Table name; }              \
   namespace isa_avx2 { extern const Table name; }                 \
   namespace isa_avx512 { extern const Table name; }               \
   namespace isa_avx512_bf16 { extern const Table name; }          \
+  namespace tiles { extern const Table name; }                    \
+  namespace model { extern const Table name; }                    \
   inline const Table& name##_for_isa() {                          \
     switch (active_isa()) {                                       \
       case Isa::avx2: return isa_avx2::name;                      \
       case Isa::avx512: return isa_avx512::name;                  \
       case Isa::avx512_bf16: return isa_avx512_bf16::name;        \
+      case Isa::avx512_amx: return tiles::name;                   \
+      case Isa::amx_model: return model::name;                    \
       case Isa::generic: break;                                   \
     }                                                             \
     return isa_generic::name;                                     \
   }
 #else
-#define SIDEWINDER_DECLARE_PER_ISA(Table, name)                   \
+#define SIDEWINDER_DECLARE_LEVELS(Table, name, tiles, model)      \
   namespace isa_generic { extern const Table name; }              \
   inline const Table& name##_for_isa() { return isa_generic::name; }
 #endif

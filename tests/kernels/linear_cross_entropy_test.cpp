@@ -12,15 +12,15 @@
 #include "kernels/reference/linear_cross_entropy.h"
 #include "tests/support/golden.h"
 #include "tests/support/random.h"
+#include "tests/support/variants.h"
 
 namespace sidewinder {
 namespace {
 
+using testing::product_levels;
 using testing::random_normal;
 using testing::relative_error;
 using testing::same_bits;
-
-constexpr Isa kLevels[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
 
 struct Result {
   double loss;
@@ -115,8 +115,7 @@ const Case kCases[] = {{1, 1, 1, {}},
 
 TEST(LinearCrossEntropy, F32AndBf16MatchF64) {
   const Isa before = active_isa();
-  for (const Isa isa : kLevels) {
-    if (isa > best_isa()) continue;
+  for (const Isa isa : product_levels()) {
     force_isa(isa);
     for (const Case& c : kCases) {
       SCOPED_TRACE(fmt::format("{} T {} D {} V {}", name_of(isa), c.tokens, c.width, c.vocabulary));

@@ -16,6 +16,7 @@ namespace {
 
 using testing::for_each_isa;
 using testing::message_of;
+using testing::product_levels;
 using testing::random_normal;
 using testing::relative_error;
 using testing::same_bits;
@@ -80,7 +81,7 @@ TEST(Matmul, ForwardIsAsExactAsPlainLoops) {
         for (const Dtype result : kStored) {
           SCOPED_TRACE(name_of_case(c, compute, operand, result));
           const double limit = 2 * relative_error(plain.to(result), exact) + 1e-7;
-          for_each_isa([&] {
+          for_each_isa(product_levels(), [&] {
             const PackedWeight packed = ops::pack_weight(w, WeightUse::forward, compute);
             const Tensor y = ops::linear(x, packed, result);
             EXPECT_EQ(y.dtype(), result);
@@ -103,7 +104,7 @@ TEST(Matmul, BackwardMultipliesByTheWeightItself) {
         const Tensor exact = exact_product(dy, transposed);
         const double plain =
             relative_error(plain_product(dy, transposed, compute, Dtype::f32), exact);
-        for_each_isa([&] {
+        for_each_isa(product_levels(), [&] {
           const PackedWeight packed = ops::pack_weight(w, WeightUse::backward, compute);
           ASSERT_EQ(packed.in, c.in);
           ASSERT_EQ(packed.out, c.out);
@@ -115,7 +116,7 @@ TEST(Matmul, BackwardMultipliesByTheWeightItself) {
 }
 
 TEST(Matmul, BiasResidualAndAccumulationAreAddedBeforeRounding) {
-  for_each_isa([] {
+  for_each_isa(product_levels(), [] {
     for (const Case& c : kCases) {
       for (const Dtype result : kStored) {
         SCOPED_TRACE(name_of_case(c, Dtype::f32, Dtype::f32, result));
@@ -162,7 +163,7 @@ TEST(Matmul, WeightGradientIsAsExactAsPlainLoops) {
             relative_error(plain_product(dy_rows, x_rows, compute, Dtype::f32), exact);
         Tensor sum = before.to(Dtype::f64);
         reference::weight_gradient(sum, dy.to(Dtype::f64), x.to(Dtype::f64), true);
-        for_each_isa([&] {
+        for_each_isa(product_levels(), [&] {
           Tensor dweight = before.clone();
           ops::weight_gradient(dweight, dy, x, compute, true);
           EXPECT_LE(relative_error(dweight, sum), 2 * plain + 2e-7);
@@ -205,7 +206,7 @@ TEST(Matmul, BitsOfARowDoNotDependOnTheOtherRows) {
   for (const int64_t in : {48, 2500}) {
     const Tensor x = random_normal({kRows, in}, Dtype::bf16, 15);
     const Tensor w = random_normal({75, in}, Dtype::f32, 16);
-    for_each_isa([&] {
+    for_each_isa(product_levels(), [&] {
       for (const Dtype compute : kComputes) {
         for (const Dtype result : kStored) {
           const PackedWeight packed = ops::pack_weight(w, WeightUse::forward, compute);
@@ -234,7 +235,7 @@ TEST(Matmul, BitsOfAWeightGradientDoNotDependOnTheOtherWeights) {
       const Tensor dy = strided(random_normal({c.tokens, c.out}, compute, 26));
       Tensor exact = Tensor::zeros({c.out, c.in}, Dtype::f64);
       reference::weight_gradient(exact, dy.to(Dtype::f64), x.to(Dtype::f64), false);
-      for_each_isa([&] {
+      for_each_isa(product_levels(), [&] {
         Tensor whole = Tensor::zeros({c.out, c.in}, Dtype::f32);
         ops::weight_gradient(whole, dy, x, compute);
         EXPECT_LE(relative_error(whole, exact), 1e-6 * std::sqrt(static_cast<double>(c.tokens)));

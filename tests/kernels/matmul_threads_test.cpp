@@ -9,15 +9,16 @@
 #include "kernels/ops/linear_cross_entropy.h"
 #include "kernels/ops/matmul.h"
 #include "tests/support/random.h"
+#include "tests/support/variants.h"
 
 namespace sidewinder {
 namespace {
 
+using testing::product_levels;
 using testing::random_normal;
 using testing::same_bits;
 
 constexpr int kMostThreads = 3;
-constexpr Isa kLevels[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
 
 // Calls compute() with 1, 2 and 3 threads, at every level of this CPU; each call returns tensors
 // that must not change.
@@ -25,8 +26,7 @@ template <typename Compute>
 void expect_same_bits(const Compute& compute) {
   const Isa isa_before = active_isa();
   const int threads_before = ThreadPool::global().num_threads();
-  for (const Isa isa : kLevels) {
-    if (isa > best_isa()) continue;
+  for (const Isa isa : product_levels()) {
     force_isa(isa);
     std::vector<Tensor> expected;
     for (int threads = 1; threads <= kMostThreads; ++threads) {
@@ -74,6 +74,7 @@ TEST(LinearCrossEntropyThreads, LossAndGradientsHaveTheSameBits) {
   const Tensor x = random_normal({190, 40}, Dtype::bf16, 6);
   const Tensor w = random_normal({500, 40}, Dtype::f32, 7);
   std::vector<int32_t> ids;
+  ids.reserve(190);
   for (int32_t t = 0; t < 190; ++t) ids.push_back(t % 5 == 2 ? -1 : t * 13 % 500);
   const Tensor targets = Tensor::from({190}, ids);
   for (const Dtype compute : {Dtype::f32, Dtype::bf16}) {

@@ -13,16 +13,35 @@
 
 namespace sidewinder::testing {
 
-inline void for_each_isa(const std::function<void()>& body) {
+inline std::vector<Isa> those_that_run(const std::vector<Isa>& levels) {
+  std::vector<Isa> result;
+  for (const Isa isa : levels) {
+    if (can_run(isa)) result.push_back(isa);
+  }
+  return result;
+}
+// Where products of bf16 matrices run on tile registers or on the model of them.
+inline std::vector<Isa> tile_levels() { return those_that_run({Isa::avx512_amx, Isa::amx_model}); }
+// Those at which matrix products differ.
+inline std::vector<Isa> product_levels() {
+  return those_that_run(
+      {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::avx512_amx, Isa::amx_model});
+}
+// Those at which everything else differs.
+inline std::vector<Isa> vector_levels() {
+  return those_that_run({Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16});
+}
+
+inline void for_each_isa(const std::vector<Isa>& levels, const std::function<void()>& body) {
   const Isa before = active_isa();
-  for (const Isa isa : {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16}) {
-    if (isa > best_isa()) continue;
+  for (const Isa isa : levels) {
     force_isa(isa);
     const ::testing::ScopedTrace trace(__FILE__, __LINE__, std::string(name_of(isa)));
     body();
   }
   force_isa(before);
 }
+inline void for_each_isa(const std::function<void()>& body) { for_each_isa(vector_levels(), body); }
 
 // A level and the storage type of a test of its own, where one body for all would be too long.
 struct Path {
@@ -33,8 +52,7 @@ struct Path {
 // Every level of this machine with f32 and bf16.
 inline std::vector<Path> all_paths() {
   std::vector<Path> paths;
-  for (const Isa isa : {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16}) {
-    if (isa > best_isa()) continue;
+  for (const Isa isa : vector_levels()) {
     paths.push_back({isa, Dtype::f32});
     paths.push_back({isa, Dtype::bf16});
   }

@@ -2,6 +2,7 @@
 
 #include <type_traits>
 
+#include "kernels/cpu/isa/amx.h"
 #include "kernels/cpu/isa/simd.h"
 #include "kernels/cpu/isa/transpose.h"
 
@@ -23,6 +24,14 @@ constexpr int kTileVectors = 2;
 constexpr int kTileColumns = kTileVectors * kLanes;
 constexpr int kBlockRows = 84;
 constexpr int kLine = 64;  // bytes
+constexpr GemmRows kSingleRows = {kTileRows, kBlockRows, GemmOrder::by_step};
+#if defined(SIDEWINDER_TILES)
+// Two by two tile registers of sums, two of A and two of B: all eight.
+constexpr GemmRows kPairRows = {2 * kTileSide, 6 * kTileSide, GemmOrder::by_tile};
+static_assert(kTileSide == kLanes && kTileColumns == 2 * kTileSide && kGemmStepGroup == kTileSide);
+#else
+constexpr GemmRows kPairRows = kSingleRows;
+#endif
 
 #if defined(__AVX512BF16__)
 constexpr GemmWord kBf16Word = GemmWord::bf16_pair;
@@ -58,6 +67,16 @@ template <GemmWord kWord>
 F32 load_words(const uint16_t* p) {
   if constexpr (kWord == GemmWord::bf16_pair) return load_pairs(p);
   return load(p);
+}
+
+// The same of only the first `left` elements, and zeros.
+template <GemmWord kWord, typename T>
+F32 load_words(const T* p, int64_t left) {
+  constexpr int64_t kBatch = kLanes * kElementsPerWord<kWord>;
+  if (left >= kBatch) return load_words<kWord>(p);
+  T tail[kBatch] = {};
+  for (int64_t j = 0; j < left; ++j) tail[j] = p[j];
+  return load_words<kWord>(tail);
 }
 
 // kLanes words at rows p and p + stride, for a contraction over rows.
@@ -115,17 +134,9 @@ inline F32 load_first(const float* p, int count) {
 template <GemmWord kWord, typename T>
 void pack_row_edge(float* target, int width, int columns, const T* source, int64_t row_stride,
                    int count, int64_t contraction) {
-  constexpr int64_t kBatch = kLanes * kElementsPerWord<kWord>;
   F32 words[kLanes] = {};
   for (int i = 0; i < count; ++i) {
-    const T* row = source + i * row_stride;
-    if (contraction >= kBatch) {
-      words[i] = load_words<kWord>(row);
-      continue;
-    }
-    T tail[kBatch] = {};
-    for (int64_t j = 0; j < contraction; ++j) tail[j] = row[j];
-    words[i] = load_words<kWord>(tail);
+    words[i] = load_words<kWord>(source + i * row_stride, contraction);
   }
   transpose(words);
   const int64_t steps = gemm_steps(contraction, kWord);
@@ -201,6 +212,16 @@ void copy_first(T (&to)[kLanes], const T* from, int count) {
 #endif
 }
 
+// The words of the first `count` columns where only `left` elements of the contraction are left.
+template <GemmWord kWord, typename T>
+F32 load_across_edge(const T* row, int64_t row_stride, int count, int64_t left) {
+  T first[kLanes] = {};
+  T second[kLanes] = {};
+  if (left > 0) copy_first(first, row, count);
+  if (left > 1) copy_first(second, row + row_stride, count);
+  return load_across<kWord>(first, second);
+}
+
 // The same where columns lie beyond the source, or the last pair is half.
 template <GemmWord kWord, typename T>
 void pack_column_edge(const GemmPack& args, float* target, int width, int columns, const T* row,
@@ -208,11 +229,10 @@ void pack_column_edge(const GemmPack& args, float* target, int width, int column
   const int count = left <= 0 ? 0 : left < kLanes ? static_cast<int>(left) : kLanes;
   for (int64_t step = 0; step < steps; ++step, target += width) {
     const int64_t k = step * kElementsPerWord<kWord>;
-    T first[kLanes];
-    T second[kLanes] = {};
-    copy_first(first, row + k * args.row_stride, count);
-    if (k + 1 < contraction) copy_first(second, row + (k + 1) * args.row_stride, count);
-    store_first(target, load_across<kWord>(first, second), columns);
+    store_first(
+        target,
+        load_across_edge<kWord>(row + k * args.row_stride, args.row_stride, count, contraction - k),
+        columns);
   }
 }
 
@@ -253,9 +273,70 @@ void pack_columns(const GemmPack& args, const T* source) {
   }
 }
 
+#if defined(SIDEWINDER_TILES)
+// Where the words of a row of A begin that belong to the steps from `step` on.
+float* row_of_tile(const GemmPack& args, int64_t row, int64_t step) {
+  return reinterpret_cast<float*>(args.panels) + row / args.width * args.panel_stride +
+         (args.first_step + step) * args.width + row % args.width * kTileSide;
+}
+
+// Rows of the source are rows of A: they are copied in pieces. Rows that a tile lacks are zeros.
+template <typename T>
+void pack_tile_rows(const GemmPack& args, const T* source) {
+  constexpr int64_t kBatch = 2 * kTileSide;
+  for (int64_t panel = 0; panel < args.extent; panel += args.width) {
+    const int64_t left = args.extent - panel;
+    const int64_t filled = left < args.width ? left : args.width;
+    const int64_t rows = (filled + kTileSide - 1) / kTileSide * kTileSide;
+    for (int64_t k = 0; k < args.contraction; k += kBatch) {
+      float* target = row_of_tile(args, panel, k / 2);
+      const T* row = source + panel * args.row_stride + k;
+      for (int64_t i = 0; i < rows; ++i, target += kTileSide, row += args.row_stride) {
+        const F32 words =
+            i < filled ? load_words<GemmWord::bf16_pair>(row, args.contraction - k) : F32{};
+        store(target, words);
+      }
+    }
+  }
+}
+
+// Columns of the source are rows of A: a tile is transposed on its way. The words of rows that it
+// lacks are zeros or those of other columns.
+template <typename T>
+void pack_tile_columns(const GemmPack& args, const T* source) {
+  constexpr GemmWord kWord = GemmWord::bf16_pair;
+  const int64_t stride = args.row_stride;
+  for (int64_t k = 0; k < args.contraction; k += 2 * kTileSide) {
+    const int64_t left = args.contraction - k;
+    for (int64_t column = 0; column < args.extent; column += kTileSide) {
+      const int64_t columns = args.extent - column;
+      const bool whole = left >= 2 * kTileSide && args.readable_extent - column >= kTileSide;
+      const int count = columns < kTileSide ? static_cast<int>(columns) : kTileSide;
+      const T* row = source + k * stride + column;
+      F32 words[kTileSide];
+      for (int64_t j = 0; j < kTileSide; ++j, row += 2 * stride) {
+        if (whole) {
+          words[j] = load_across<kWord>(row, row + stride);
+        } else {
+          words[j] = load_across_edge<kWord>(row, stride, count, left - 2 * j);
+        }
+      }
+      transpose(words);
+      float* target = row_of_tile(args, column, k / 2);
+      for (int64_t i = 0; i < kTileSide; ++i) store(target + i * kTileSide, words[i]);
+    }
+  }
+}
+#endif
+
 template <GemmWord kWord, typename T>
 void pack_as(const GemmPack& args) {
   const T* source = static_cast<const T*>(args.source);
+#if defined(SIDEWINDER_TILES)
+  if (kWord == GemmWord::bf16_pair && args.order == GemmOrder::by_tile) {
+    return args.contracts_rows ? pack_tile_columns(args, source) : pack_tile_rows(args, source);
+  }
+#endif
   if (args.contracts_rows) {
     pack_columns<kWord>(args, source);
     return;
@@ -648,10 +729,10 @@ void finish_tile(const float* tile, int64_t rows, int64_t columns, int64_t row, 
   }
 }
 
-// Stores a tile transposed, or adds it to what is there. (row, column) is its first element.
-void finish_transposed_tile(const float* tile, int64_t rows, int64_t columns, int64_t row,
+// Stores at most kLanes rows of a tile transposed, or adds them to what is there. (row, column) is
+// their first element.
+void finish_transposed_rows(const float* tile, int64_t rows, int64_t columns, int64_t row,
                             int64_t column, const GemmOutput& output) {
-  static_assert(kTileRows <= kLanes);
   const int count = static_cast<int>(rows);
   for (int64_t c = 0; c < columns; c += kLanes) {
     F32 words[kLanes] = {};
@@ -662,6 +743,14 @@ void finish_transposed_tile(const float* tile, int64_t rows, int64_t columns, in
       const F32 sum = output.previous == nullptr ? words[i] : words[i] + load_first(y, count);
       store_first(y, sum, count);
     }
+  }
+}
+
+void finish_transposed_tile(const float* tile, int64_t rows, int64_t columns, int64_t row,
+                            int64_t column, const GemmOutput& output) {
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    const int64_t count = rows - r < kLanes ? rows - r : kLanes;
+    finish_transposed_rows(tile + r * kTileColumns, count, columns, row + r, column, output);
   }
 }
 
@@ -728,7 +817,92 @@ class LinesAhead {
   int64_t offset_ = 0;
 };
 
+#if defined(SIDEWINDER_TILES)
+// Adds the products of kTileSide steps to kRowTiles × kColumnTiles tiles of sums.
+template <int kRowTiles, int kColumnTiles>
+[[gnu::always_inline]] inline void multiply_group(Tiles& tiles, const float* a, const float* b) {
+  const int64_t b_stride = kColumnTiles * kLine;
+  tiles.load<4>(a, kLine);
+  tiles.load<6>(b, b_stride);
+  tiles.multiply<0, 4, 6>();
+  if constexpr (kColumnTiles == 2) {
+    tiles.load<7>(b + kTileSide, b_stride);
+    tiles.multiply<1, 4, 7>();
+  }
+  if constexpr (kRowTiles == 2) {
+    tiles.load<5>(a + kTileSide * kTileSide, kLine);
+    tiles.multiply<2, 5, 6>();
+    if constexpr (kColumnTiles == 2) tiles.multiply<3, 5, 7>();
+  }
+}
+
+// The sums of kRowTiles × kColumnTiles tiles, from a panel of A and one of B.
+template <int kRowTiles, int kColumnTiles>
+void multiply_tiles(Tiles& tiles, const float* a, const float* b, int64_t steps, float* sums) {
+  constexpr int64_t kStepWords = kColumnTiles * kTileSide;  // of B
+  tiles.zero<0>();
+  tiles.zero<1>();
+  tiles.zero<2>();
+  tiles.zero<3>();
+  for (; steps >= kTileSide; steps -= kTileSide) {
+    multiply_group<kRowTiles, kColumnTiles>(tiles, a, b);
+    a += kPairRows.tile_rows * kTileSide;
+    b += kTileSide * kStepWords;
+  }
+  if (steps > 0) {
+    // What lies behind the panel may be no number, even times the zeros that A ends with.
+    alignas(kLine) float last[kTileSide * kStepWords] = {};
+    __builtin_memcpy(last, b, static_cast<size_t>(4 * steps * kStepWords));
+    multiply_group<kRowTiles, kColumnTiles>(tiles, a, last);
+  }
+  constexpr int64_t kStride = 4 * kTileColumns;
+  float* const lower = sums + kTileSide * kTileColumns;
+  tiles.store<0>(sums, kStride);
+  if constexpr (kColumnTiles == 2) tiles.store<1>(sums + kTileSide, kStride);
+  if constexpr (kRowTiles == 2) tiles.store<2>(lower, kStride);
+  if constexpr (kRowTiles * kColumnTiles == 4) tiles.store<3>(lower + kTileSide, kStride);
+}
+
+void multiply_pairs(const GemmBlock& block) {
+  constexpr int64_t kPanelRows = kPairRows.tile_rows;
+  Tiles tiles;
+  alignas(kLine) float sums[kPanelRows * kTileColumns];
+  // As in multiply(): the operand with fewer panels stays in the cache.
+  const int64_t a_panels = (block.rows + kPanelRows - 1) / kPanelRows;
+  const int64_t b_panels = (block.columns + kTileColumns - 1) / kTileColumns;
+  const bool a_stays = a_panels <= b_panels;
+  for (int64_t tile = 0; tile < a_panels * b_panels; ++tile) {
+    const int64_t a_panel = a_stays ? tile % a_panels : tile / b_panels;
+    const int64_t b_panel = a_stays ? tile / a_panels : tile % b_panels;
+    const int64_t row = a_panel * kPanelRows;
+    const int64_t column = b_panel * kTileColumns;
+    const int64_t rows = block.rows - row < kPanelRows ? block.rows - row : kPanelRows;
+    const int64_t columns_left = block.columns - column;
+    const int64_t columns = columns_left < kTileColumns ? columns_left : kTileColumns;
+    if (block.packs_a != nullptr && column == 0) pack(panel_of(*block.packs_a, row));
+    if (block.packs_b != nullptr && row == 0) pack(panel_of(*block.packs_b, column));
+    const bool one_row = rows <= kTileSide;
+    const bool one_column = columns <= kTileSide;
+    const auto multiply_panels = one_row
+                                     ? (one_column ? multiply_tiles<1, 1> : multiply_tiles<1, 2>)
+                                     : (one_column ? multiply_tiles<2, 1> : multiply_tiles<2, 2>);
+    multiply_panels(tiles, reinterpret_cast<const float*>(block.a) + a_panel * block.a_panel_stride,
+                    reinterpret_cast<const float*>(block.b) + b_panel * block.b_panel_stride +
+                        block.first_step * (one_column ? kTileSide : kTileColumns),
+                    block.steps, sums);
+    if (block.output.transposed) {
+      finish_transposed_tile(sums, rows, columns, row, column, block.output);
+    } else {
+      finish_tile(sums, rows, columns, row, column, block.output);
+    }
+  }
+}
+#endif
+
 void multiply(const GemmBlock& block) {
+#if defined(SIDEWINDER_TILES)
+  if (block.word == GemmWord::bf16_pair) return multiply_pairs(block);
+#endif
   const GemmOutput& output = block.output;
   const auto* a = reinterpret_cast<const float*>(block.a);
   const auto* b = reinterpret_cast<const float*>(block.b);
@@ -807,7 +981,7 @@ void multiply(const GemmBlock& block) {
 
 }  // namespace
 
-extern const GemmKernels gemm_kernels = {kTileRows, kTileColumns, kBlockRows, kBlockSteps,
-                                         kBf16Word, pack,         multiply};
+extern const GemmKernels gemm_kernels = {kSingleRows, kPairRows, kTileColumns, kBlockSteps,
+                                         kBf16Word,   pack,      multiply};
 
 }  // namespace sidewinder::SIDEWINDER_ISA

@@ -5,12 +5,16 @@
 // B) and is ordered by steps of the contraction: word (step, i) lies at step · width + i. A word is
 // one f32 element, or two bf16 elements that are neighbours along the contraction, so that f32 and
 // bf16 products share their loops and differ in one instruction. A has panels of `tile_rows`, B of
-// `tile_columns`; a last panel of B that needs only half of them is half as wide.
+// `tile_columns`; a last panel of B that needs only half of them is half as wide. Tile registers
+// (AMX) take panels of B as they are, and those of A in an order of their own.
 //
-// Every element of C is one chain of multiply-adds over the steps, whatever tile it falls in: the
-// bits of a row of C do not depend on how many rows there are or where it lies.
+// Every element of C is one chain of multiply-adds over the steps (of sums over 16 of them with
+// tile registers), whatever tile it falls in: the bits of a row of C do not depend on how many rows
+// there are or where it lies.
 
 #include <cstdint>
+
+#include "kernels/cpu/isa.h"
 
 namespace sidewinder {
 
@@ -26,12 +30,23 @@ constexpr int64_t gemm_steps(int64_t contraction, GemmWord word) {
   return word == GemmWord::bf16_pair ? (contraction + 1) / 2 : contraction;
 }
 
+enum class GemmOrder : uint8_t {
+  by_step,  // word (step, i) at step · width + i
+  // For tile registers: groups of 16 steps and in them the rows, so that word (step, i) lies at
+  // (step / 16 · width + i) · 16 + step % 16. Zeros fill up the last group.
+  by_tile,
+};
+
+// Panels of A have room for a multiple of so many steps, and are filled from such a multiple on.
+inline constexpr int64_t kGemmStepGroup = 16;
+
 // Copies a matrix into panels, converting on the way.
 struct GemmPack {
   uint32_t* panels;
   int64_t panel_stride;  // words from one panel to the next
   int64_t first_step;    // of the panels to fill
   int width;
+  GemmOrder order;
   bool halves_last;  // B: the last panel is half as wide where that is enough
   const void* source;
   int64_t row_stride;  // in elements
@@ -86,14 +101,22 @@ struct GemmBlock {
   const GemmPack* packs_b;
 };
 
+// How the rows of A are cut.
+struct GemmRows {
+  int tile_rows;   // of a panel
+  int block_rows;  // that a core keeps in its second-level cache, times `block_steps`
+  GemmOrder order;
+};
+
 struct GemmKernels {
-  int tile_rows;
+  GemmRows single_rows;  // for words of one element
+  GemmRows pair_rows;    // for pairs
   int tile_columns;
-  int block_rows;       // of A that a core keeps in its second-level cache, times
-  int64_t block_steps;  // this many steps
-  GemmWord bf16_word;   // what operands of bf16 products are packed to
+  int64_t block_steps;
+  GemmWord bf16_word;  // what operands of bf16 products are packed to
   void (*pack)(const GemmPack&);
   void (*multiply)(const GemmBlock&);
 };
+SIDEWINDER_DECLARE_PER_ISA_WITH_TILES(GemmKernels, gemm_kernels)
 
 }  // namespace sidewinder
