@@ -7,6 +7,7 @@
 #include "kernels/ops/attention.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -24,6 +25,7 @@ namespace {
 constexpr int64_t kForwardLanesPerItem = 960;
 constexpr int64_t kFewLanes = 4;                  // documents with no more are not worth a tile
 constexpr int64_t kForwardBlockWords = 1 << 16;   // packed keys and values: 256 KiB
+constexpr int64_t kForwardTurnWords = 3 << 16;    // those of a tile that is finished before others
 constexpr int64_t kBackwardBlockWords = 1 << 17;  // and their gradients: 512 KiB
 // Key heads are work items of the backward pass; with fewer than these, keys are split further.
 constexpr int64_t kBackwardItems = 4;
@@ -75,6 +77,19 @@ void lane_slopes(const Tensor& slopes, const Document& document, const Heads& he
 
 float& statistic(const HeadRows& rows, int64_t lane) {
   return static_cast<float*>(rows.data)[lane / rows.heads * rows.token_stride + lane % rows.heads];
+}
+// function(i, statistic(rows, first + i)) for 0 ≤ i < count.
+template <typename Function>
+void for_each_statistic(const HeadRows& rows, int64_t first, int64_t count,
+                        const Function& function) {
+  float* token = static_cast<float*>(rows.data) + first / rows.heads * rows.token_stride;
+  int64_t head = first % rows.heads;
+  for (int64_t i = 0; i < count; ++i) {
+    function(i, token[head]);
+    if (++head < rows.heads) continue;
+    head = 0;
+    token += rows.token_stride;
+  }
 }
 // lse of probabilities that were summed relative to a reference, which is in base 2.
 float lse_of(float reference, float sum) {
@@ -210,59 +225,26 @@ class Forward {
       : args_(args),
         sizes_(sizes),
         item_(item),
+        before_(before),
         after_(after),
         document_(*item.document),
+        queries_(query_rows(args.q, document_, item.heads)),
         tile_lanes_(sizes.isa.forward_lanes),
         query_tiles_(sizes.forward_tiles(document_, item.heads.group)),
-        block_(std::min(
-            keys_per_block(kForwardBlockWords, sizes.steps + sizes.value_stride / sizes.pair),
-            round_up(document_.keys(), 2))),
+        span_(
+            {query_tiles_.span(item.tiles.begin).begin, query_tiles_.span(item.tiles.end - 1).end}),
+        in_turn_(are_in_turn()),
+        block_(in_turn_ ? span_.end - span_.begin
+                        : std::min(keys_per_block(kForwardBlockWords, words_per_key()),
+                                   round_up(document_.keys(), 2))),
         key_stride_(transposed_stride(block_)),
         workspace_(floats()) {
     keys_ = workspace_.take(sizes.steps * key_stride_);
     values_ = workspace_.take(block_ / sizes.pair * sizes.value_stride);
     if (sizes.part.needs_visibility()) visibility_.reserve(block_);
-    const HeadRows queries = query_rows(args.q, document_, item.heads);
-    for (int64_t i = item.tiles.begin; i < item.tiles.end; ++i) {
-      Tile tile;
-      tile.index = i;
-      tile.first_lane = query_tiles_.first_lane(i);
-      tile.lanes = query_tiles_.lanes(i);
-      tile.span = query_tiles_.span(i);
-      tile.visible = query_tiles_.near(i);
-      tile.queries = workspace_.take(sizes.steps * tile_lanes_);
-      tile.out = workspace_.take(sizes.value_stride * tile_lanes_);
-      tile.reference = workspace_.take(tile_lanes_);
-      tile.sum = workspace_.take(tile_lanes_);
-      tile.divisor = workspace_.take(tile_lanes_);
-      sizes.functions.pack_transposed(queries, tile.first_lane, tile.lanes, tile_lanes_,
-                                      tile.queries, tile_lanes_);
-      if (args.slopes.defined()) {
-        tile.slopes = workspace_.take(tile_lanes_);
-        std::fill_n(tile.slopes, tile_lanes_, 0.0F);
-        lane_slopes(args.slopes, document_, item.heads, tile.first_lane, tile.lanes, tile.slopes);
-      }
-      if (args.scale < 0) negate(tile.queries, sizes.steps * tile_lanes_);
-      std::fill_n(tile.out, sizes.value_stride * tile_lanes_, 0.0F);
-      std::fill_n(tile.reference, tile_lanes_, kNoScore);
-      std::fill_n(tile.sum, tile_lanes_, 0.0F);
-      std::fill_n(tile.divisor, tile_lanes_, 0.0F);
-      if (before != nullptr) go_on(*before, tile);
-      tiles_.push_back(tile);
-    }
   }
 
-  void run() {
-    const int32_t end = tiles_.back().span.end;
-    for (int32_t begin = tiles_.front().span.begin; begin < end;
-         begin += static_cast<int32_t>(block_)) {
-      visit({begin, static_cast<int32_t>(std::min<int64_t>(begin + block_, end))});
-    }
-    for (const Tile& tile : tiles_) {
-      visit_far(tile);
-      store(tile);
-    }
-  }
+  void run() { in_turn_ ? run_in_turn() : run_by_blocks(); }
 
  private:
   struct Tile {
@@ -272,12 +254,108 @@ class Forward {
     float *queries, *out, *reference, *sum, *divisor, *slopes = nullptr;
   };
 
+  int64_t words_per_key() const { return sizes_.steps + sizes_.value_stride / sizes_.pair; }
+
+  bool are_in_turn() const {
+    if (!sizes_.part.sees_only_near() || sizes_.part.needs_visibility()) return false;
+    int64_t keys = 0;
+    for (int64_t i = item_.tiles.begin; i < item_.tiles.end; ++i) {
+      const KeyRange span = query_tiles_.span(i);
+      keys = std::max<int64_t>(keys, span.end - span.begin);
+    }
+    return keys * words_per_key() <= kForwardTurnWords;
+  }
+
+  // One tile after the other, whose sums stay in the first cache; keys are packed just before the
+  // first tile that sees them.
+  void run_in_turn() {
+    const HeadRows keys = key_rows(args_.k, document_, item_.heads);
+    const HeadRows values = key_rows(args_.v, document_, item_.heads);
+    const HeadRows out = query_rows(args_.out, document_, item_.heads);
+    Tile tile = place();
+    KeyRange next = {span_.begin, span_.begin};  // keys to be packed
+    for (int64_t i = item_.tiles.begin; i < item_.tiles.end; ++i) {
+      begin(i, tile);
+      const int64_t missing = std::max(0, tile.span.end - next.begin);
+      const int64_t end = next.begin + round_up(missing, sizes_.isa.vector_lanes);
+      next.end = static_cast<int32_t>(std::min<int64_t>(end, span_.end));
+      pack_near(next, span_.begin);
+      next.begin = next.end;
+      ahead_[0] = rows_ahead(out, tile.first_lane, tile.lanes);
+      if (i + 1 < item_.tiles.end) {
+        const int64_t lanes = query_tiles_.lanes(i + 1);
+        const int64_t count = std::min(lanes / queries_.heads, document_.keys() - next.begin);
+        ahead_[1] = rows_ahead(keys, next.begin, count);
+        ahead_[2] = rows_ahead(values, next.begin, count);
+        ahead_[3] = rows_ahead(queries_, query_tiles_.first_lane(i + 1), lanes);
+      }
+      multiply(tile, tile.visible, tile.span, span_.begin);
+      store(tile);
+    }
+  }
+
+  // Tokens that hold rows first … first + count − 1.
+  RowsAhead rows_ahead(const HeadRows& rows, int64_t first, int64_t count) const {
+    const auto element = static_cast<int64_t>(size_of(args_.q.dtype()));
+    const int64_t stride = rows.token_stride * element;
+    const int64_t token = first / rows.heads;
+    return {static_cast<const char*>(rows.data) + token * stride, stride,
+            rows.heads * rows.width * element,
+            (first + count + rows.heads - 1) / rows.heads - token};
+  }
+
+  // All tiles for each block of keys.
+  void run_by_blocks() {
+    for (int64_t i = item_.tiles.begin; i < item_.tiles.end; ++i) {
+      tiles_.push_back(place());
+      begin(i, tiles_.back());
+    }
+    for (int32_t begin = span_.begin; begin < span_.end; begin += static_cast<int32_t>(block_)) {
+      visit({begin, static_cast<int32_t>(std::min<int64_t>(begin + block_, span_.end))});
+    }
+    for (const Tile& tile : tiles_) {
+      visit_far(tile);
+      store(tile);
+    }
+  }
+
+  Tile place() {
+    Tile tile;
+    tile.queries = workspace_.take(sizes_.steps * tile_lanes_);
+    tile.out = workspace_.take(sizes_.value_stride * tile_lanes_);
+    tile.reference = workspace_.take(tile_lanes_);
+    tile.sum = workspace_.take(tile_lanes_);
+    tile.divisor = workspace_.take(tile_lanes_);
+    if (args_.slopes.defined()) tile.slopes = workspace_.take(tile_lanes_);
+    return tile;
+  }
+
+  void begin(int64_t index, Tile& tile) {
+    tile.index = index;
+    tile.first_lane = query_tiles_.first_lane(index);
+    tile.lanes = query_tiles_.lanes(index);
+    tile.span = query_tiles_.span(index);
+    query_tiles_.near(index, tile.visible);
+    sizes_.functions.pack_transposed(queries_, tile.first_lane, tile.lanes, tile_lanes_,
+                                     tile.queries, tile_lanes_);
+    if (args_.slopes.defined()) {
+      std::fill_n(tile.slopes, tile_lanes_, 0.0F);
+      lane_slopes(args_.slopes, document_, item_.heads, tile.first_lane, tile.lanes, tile.slopes);
+    }
+    if (args_.scale < 0) negate(tile.queries, sizes_.steps * tile_lanes_);
+    std::fill_n(tile.out, sizes_.value_stride * tile_lanes_, 0.0F);
+    std::fill_n(tile.reference, tile_lanes_, kNoScore);
+    std::fill_n(tile.sum, tile_lanes_, 0.0F);
+    std::fill_n(tile.divisor, tile_lanes_, 0.0F);
+    if (before_ != nullptr) go_on(*before_, tile);
+  }
+
   int64_t floats() const {
     const auto padded = &Workspace::padded;
     const int64_t tile = padded(sizes_.steps * tile_lanes_) +
                          padded(sizes_.value_stride * tile_lanes_) + 4 * padded(tile_lanes_);
     return padded(sizes_.steps * key_stride_) + padded(block_ / sizes_.pair * sizes_.value_stride) +
-           (item_.tiles.end - item_.tiles.begin) * tile;
+           (in_turn_ ? 1 : item_.tiles.end - item_.tiles.begin) * tile;
   }
 
   void go_on(const UnfinishedAttention& before, const Tile& tile) const {
@@ -304,18 +382,23 @@ class Forward {
     }
   }
 
-  // Packs `keys` keys (even), of which the last may be missing.
+  // Packs `padded` keys (even), of which the last may be missing, as those from `at` on.
   void pack(const HeadRows& keys, const HeadRows& values, int64_t first, int64_t count,
-            int64_t padded) {
+            int64_t padded, int64_t at) {
     sizes_.functions.pack_transposed(keys, first, count, round_up(padded, sizes_.isa.vector_lanes),
-                                     keys_, key_stride_);
-    sizes_.functions.pack_pairs(values, first, count, padded, values_);
+                                     keys_ + at, key_stride_);
+    sizes_.functions.pack_pairs(values, first, count, padded,
+                                values_ + at / sizes_.pair * sizes_.value_stride);
+  }
+
+  void pack_near(KeyRange keys, int32_t origin) {
+    const int64_t count = std::min<int64_t>(keys.end, document_.keys()) - keys.begin;
+    pack(key_rows(args_.k, document_, item_.heads), key_rows(args_.v, document_, item_.heads),
+         keys.begin, count, keys.end - keys.begin, keys.begin - origin);
   }
 
   void visit(KeyRange block) {
-    const int64_t count = std::min<int64_t>(block.end, document_.keys()) - block.begin;
-    pack(key_rows(args_.k, document_, item_.heads), key_rows(args_.v, document_, item_.heads),
-         block.begin, count, block.end - block.begin);
+    pack_near(block, block.begin);
     for (Tile& tile : tiles_) {
       const KeyRange range = intersection(tile.span, block);
       if (is_empty(range)) continue;
@@ -338,7 +421,7 @@ class Forward {
                        visibility_.positions.data(), end - begin);
       };
       const int64_t padded = round_up(end - begin, 2);
-      pack(gathered(args_.k, far_keys_), gathered(args_.v, far_values_), 0, end - begin, padded);
+      pack(gathered(args_.k, far_keys_), gathered(args_.v, far_values_), 0, end - begin, padded, 0);
       multiply(tile, visible, {0, static_cast<int32_t>(padded)}, 0);
     }
   }
@@ -360,16 +443,17 @@ class Forward {
     work.reference = tile.reference;
     work.sum = tile.sum;
     work.divisor = tile.divisor;
+    work.ahead = ahead_;
     sizes_.functions.forward(work);
   }
 
   void store(const Tile& tile) const {
     if (after_ != nullptr) return leave(*after_, tile);
     const HeadRows lse = statistic_rows(args_.lse, document_, item_.heads);
-    for (int64_t i = 0; i < tile.lanes; ++i) {
-      statistic(lse, tile.first_lane + i) = lse_of(tile.reference[i], tile.sum[i]);
+    for_each_statistic(lse, tile.first_lane, tile.lanes, [&](int64_t i, float& value) {
+      value = lse_of(tile.reference[i], tile.sum[i]);
       tile.divisor[i] = tile.divisor[i] == 0 ? 0.0F : 1.0F / tile.divisor[i];
-    }
+    });
     sizes_.functions.store_columns(tile.out, tile_lanes_, tile.divisor,
                                    query_rows(args_.out, document_, item_.heads), tile.first_lane,
                                    tile.lanes);
@@ -393,15 +477,20 @@ class Forward {
   const AttentionArgs& args_;
   const Sizes& sizes_;
   const ForwardItem& item_;
+  const UnfinishedAttention* before_;
   const UnfinishedAttention* after_;
   const Document& document_;
+  HeadRows queries_;
   int64_t tile_lanes_;
   QueryTiles query_tiles_;
+  KeyRange span_;  // keys that its tiles visit
+  bool in_turn_;   // no tile visits more keys than stay in the cache
   int64_t block_;
   int64_t key_stride_;
   Workspace workspace_;
   float* keys_;
   float* values_;
+  std::array<RowsAhead, 4> ahead_ = {};
   std::vector<Tile> tiles_;
   Visibility visibility_;
   GatheredRows far_keys_, far_values_;
@@ -679,7 +768,8 @@ class Backward {
     begin_tiles(range.end);
     for (int64_t tile = range.begin; tile < range.end; ++tile) {
       const KeyRange seen = intersection(tiles_.span(tile), block);
-      TileKeys visible = tiles_.near(tile);
+      TileKeys visible;
+      tiles_.near(tile, visible);
       if (tiles_.needs_bits(tile)) {
         tiles_.near_bits(tile, seen, visible, visibility_.bits.data());
       }
@@ -797,7 +887,8 @@ class Backward {
     functions.pack_pairs(dout, first, lanes, tile_lanes_, dout_pairs_);
     const HeadRows lse = statistic_rows(args_.lse, document_, item_.heads);
     std::fill_n(lse_, tile_lanes_, 0.0F);
-    for (int64_t i = 0; i < lanes; ++i) lse_[i] = kLog2E * statistic(lse, first + i);
+    for_each_statistic(lse, first, lanes,
+                       [&](int64_t i, float value) { lse_[i] = kLog2E * value; });
     AttentionBackwardTile work{};
     work.visible = &visible;
     work.block = range;

@@ -87,26 +87,29 @@ FarKeys QueryTiles::far_keys(int64_t tile) const {
   return part_.pattern.far_keys(first_query(tile), last_query(tile), span(tile).begin);
 }
 
-TileKeys QueryTiles::near(int64_t tile) const {
+void QueryTiles::near(int64_t tile, TileKeys& visible) const {
   constexpr int32_t kLowest = std::numeric_limits<int32_t>::min();
   constexpr int32_t kHighest = std::numeric_limits<int32_t>::max();
   // Otherwise no key is sure to be seen, and any may be.
   const bool every_key = part_.sees_all_near();
   const bool far_too = needs_bits(tile);
-  TileKeys visible;
+  visible.bits = nullptr;
+  visible.positions = nullptr;
   visible.vectors = (lanes(tile) + vector_lanes_ - 1) / vector_lanes_;
+  const int64_t used = lanes(tile);
+  int64_t self = first_query(tile);
+  int64_t heads = group_ - first_lane(tile) % group_;  // of this query that are still to come
+  AttentionPattern::Span near = part_.near(self, document_.residue);
   for (int64_t v = 0; v < visible.vectors; ++v) {
     KeyRange any = {kHighest, 0};
     KeyRange all = {0, every_key ? kHighest : 0};
     for (int64_t lane = v * vector_lanes_; lane < (v + 1) * vector_lanes_; ++lane) {
-      if (lane >= lanes(tile)) {
+      if (lane >= used) {
         visible.first[lane] = kLowest;
         visible.last[lane] = kHighest;
         visible.query[lane] = 0;
         continue;
       }
-      const int64_t self = query_of(first_lane(tile) + lane);
-      const AttentionPattern::Span near = part_.near(self, document_.residue);
       const auto first = static_cast<int32_t>(near.begin);
       const auto last = static_cast<int32_t>(near.end - 1);
       visible.first[lane] = first;
@@ -115,12 +118,15 @@ TileKeys QueryTiles::near(int64_t tile) const {
       all = {std::max(all.begin, first), std::min(all.end, last + 1)};
       if (first <= last)
         any = {std::min(any.begin, far_too ? 0 : first), std::max(any.end, last + 1)};
+      if (--heads == 0) {
+        heads = group_;
+        near = part_.near(++self, document_.residue);
+      }
     }
     if (any.begin > any.end) any = {0, 0};
     visible.any[v] = any;
     visible.all[v] = all;
   }
-  return visible;
 }
 
 bool QueryTiles::needs_bits(int64_t tile) const {
@@ -152,7 +158,8 @@ void QueryTiles::near_bits(int64_t tile, KeyRange block, TileKeys& near, uint32_
 
 TileKeys QueryTiles::far(int64_t tile, const FarKeys& keys, int64_t begin, int64_t end,
                          uint32_t* bits, int32_t* positions) const {
-  TileKeys visible = near(tile);
+  TileKeys visible;
+  near(tile, visible);
   const auto count = static_cast<int32_t>(end - begin);
   const auto shared = static_cast<int32_t>(std::clamp<int64_t>(keys.shared - begin, 0, count));
   for (int64_t v = 0; v < visible.vectors; ++v) {

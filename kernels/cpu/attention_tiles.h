@@ -56,7 +56,7 @@ class QueryTiles {
   FarKeys far_keys(int64_t tile) const;
 
   // What the lanes see of the near keys, without bits.
-  TileKeys near(int64_t tile) const;
+  void near(int64_t tile, TileKeys& visible) const;
   // Whether the range first … last of `near` does not tell it.
   bool needs_bits(int64_t tile) const;
   // Bits of the keys of `block` outside of near.all; `bits` has a place for every key and vector.

@@ -14,12 +14,10 @@ namespace {
 
 static_assert(kScanTile == kScanChunk);
 
-// Channels of one work item. In the backward pass every group makes its own partial sums of db and
-// dc, so that groups are wider there.
+// Channels of one work item of the forward pass.
 constexpr int64_t kForwardGroup = 64;
-constexpr int64_t kBackwardGroup = 128;
 // Tokens whose partial sums of db and dc exist at a time, and rows whose other sums do.
-constexpr int64_t kWaveTokens = 4096;
+constexpr int64_t kWaveTokens = 16384;
 constexpr int64_t kWaveRows = 32;
 // Below this many state steps, waking other threads takes longer than the work.
 constexpr int64_t kSmall = 100'000;
@@ -51,6 +49,16 @@ ScanGroup group_of(const SelectiveScanInputs& in, const SequenceLayout& layout,
   };
 }
 
+// The backward pass reads and writes seven tensors, in which the rows of a group lie in pages of
+// their own, and every group has its own partial sums of db and dc: wide groups translate fewer
+// addresses and add fewer sums. Rows are split evenly, into a multiple of four where they are wide.
+int64_t backward_group(int64_t channels) {
+  constexpr int64_t kWidest = 384, kNarrowest = 128, kWholeLines = 32;
+  const auto round_up = [](int64_t value, int64_t to) { return (value + to - 1) / to * to; };
+  const int64_t groups = round_up((channels + kWidest - 1) / kWidest, 4);
+  return std::max(kNarrowest, round_up((channels + groups - 1) / groups, kWholeLines));
+}
+
 int64_t chunks_per_row(const SequenceLayout& layout) {
   return (layout.row_length + kScanChunk - 1) / kScanChunk;
 }
@@ -78,8 +86,9 @@ class BackwardWave {
         channels_(args.in.u.size(1)),
         states_(args.in.a.size(1)),
         padded_((states_ + kScanStatePadding - 1) / kScanStatePadding * kScanStatePadding),
-        groups_((channels_ + kBackwardGroup - 1) / kBackwardGroup),
-        group_sums_(loops_.sums(static_cast<int>(kBackwardGroup), static_cast<int>(states_))),
+        group_(backward_group(channels_)),
+        groups_((channels_ + group_ - 1) / group_),
+        group_sums_(loops_.sums(static_cast<int>(group_), static_cast<int>(states_))),
         rows_(std::min(std::clamp<int64_t>(kWaveTokens / args.layout.row_length, 1, kWaveRows),
                        args.layout.rows)),
         chunks_(std::min(kWaveTokens / kScanChunk, chunks_per_row(args.layout))),
@@ -111,9 +120,9 @@ class BackwardWave {
     const SelectiveScanGradients& gradients = args_.gradients;
     const SequenceLayout& layout = args_.layout;
     const int64_t token = row * layout.row_length;
-    const int64_t channel = group * kBackwardGroup;
+    const int64_t channel = group * group_;
     const int64_t num_chunks = chunks_per_row(layout);
-    const ScanGroup in = group_of(args_.in, layout, resets_, row, channel, kBackwardGroup);
+    const ScanGroup in = group_of(args_.in, layout, resets_, row, channel, group_);
     loops_.backward({
         .in = in,
         .dout = pointer_at(args_.dout, token, channel),
@@ -177,11 +186,11 @@ class BackwardWave {
     const int64_t lanes = loops_.lanes;
     const int64_t strip_sums = (2 * padded_ + 2) * lanes;
     parallel_for(groups_, [&](int64_t group) {
-      const int64_t end = std::min(channels_, (group + 1) * kBackwardGroup);
+      const int64_t end = std::min(channels_, (group + 1) * group_);
       for (int64_t slot = 0; slot < rows; ++slot) {
         const float* sums = sums_.data<float>() + (slot * groups_ + group) * group_sums_;
-        for (int64_t e = group * kBackwardGroup; e < end; ++e) {
-          const int64_t inside = e - group * kBackwardGroup;
+        for (int64_t e = group * group_; e < end; ++e) {
+          const int64_t inside = e - group * group_;
           const float* strip = sums + inside / lanes * strip_sums + inside % lanes;
           float* da = floats_at(args_.da, e, 0);
           for (int64_t n = 0; n < states_; ++n) da[n] += strip[(padded_ + n) * lanes];
@@ -195,7 +204,8 @@ class BackwardWave {
   const SelectiveScanBackwardArgs& args_;
   const Resets& resets_;
   const ScanLoops& loops_;
-  int64_t channels_, states_, padded_, groups_;
+  int64_t channels_, states_, padded_;
+  int64_t group_, groups_;              // channels of a group, their number
   int64_t group_sums_;                  // floats per row and group
   int64_t rows_, chunks_, row_tokens_;  // of a wave
   Tensor sums_, partials_;

@@ -63,7 +63,8 @@ struct AttentionPattern {
   // Near keys are those from here to the query.
   int64_t first_near(int64_t query) const {
     if (window == 0) return 0;
-    return std::max<int64_t>(0, query / block * block - (window - block) * dilation);
+    const int64_t begin = block == 1 ? query : query / block * block;  // a division is slow
+    return std::max<int64_t>(0, begin - (window - block) * dilation);
   }
 
   // The number of distances 0, 1, … at which a query of a document of `length` tokens can see a

@@ -76,7 +76,7 @@ void Tensor::drop_memory() const {
   storage_->release();
 }
 
-void Tensor::take_memory(Tensor made) const {
+void Tensor::take_memory(Tensor&& made) const {
   SIDEWINDER_ASSERT(defined() && storage_->pointer == nullptr && made.sole_owner());
   SIDEWINDER_ASSERT(made.shape_ == shape_ && made.dtype_ == dtype_ && made.offset_ == offset_ &&
                     made.row_stride_ == row_stride_);

@@ -91,7 +91,7 @@ class Tensor {
   // Gives the memory back that all handles on this storage share. None may be read until it takes
   // over the memory of `made`, a tensor just like this one that no one else holds.
   void drop_memory() const;
-  void take_memory(Tensor made) const;
+  void take_memory(Tensor&& made) const;
 
   // Any floating element as f64 (slow: for tests, tables and messages).
   double at(int64_t flat_index) const;

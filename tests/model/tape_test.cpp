@@ -23,7 +23,7 @@ struct TwoProducts {
 
   Var run(const Var& x_var, const Var& first_var, const Var& second_var, Middle middle) {
     const Var between = linear(x_var, first_var);
-    const Var y = linear_add(between, second_var, linear(between, second_var));
+    Var y = linear_add(between, second_var, linear(between, second_var));
     if (middle == Middle::made_again) {
       const int64_t before = bytes_in_use();
       Tape::make_again(between, [this] {
@@ -42,6 +42,7 @@ struct TwoProducts {
     const Var y = run(leaves[0], leaves[1], leaves[2], middle);
     tape.backward(std::span<const Var>(&y, 1), {testing::random_normal({64, 24}, Dtype::f32, 4)});
     std::vector<Tensor> result;
+    result.reserve(leaves.size());
     for (const Var& leaf : leaves) result.push_back(tape.gradient(leaf));
     return result;
   }

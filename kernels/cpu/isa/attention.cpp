@@ -418,16 +418,23 @@ inline F32 round_down(F32 x) {
 // others keep all their bits.
 template <bool kPairs>
 void move_references(ForwardState<kPairs>& state, int64_t v, int vectors, const F32* top) {
-  add_values(state);
   const AttentionForwardTile& tile = state.tile;
+  // Of lanes that have seen nothing yet, sums are zero, and so are probabilities on their way.
+  uint32_t scaled = 0;
+  for (int n = 0; n < vectors; ++n) {
+    const int64_t lane = (v + n) * kLanes;
+    const F32 limit = load(state.limit + lane);
+    scaled |= above(select(load(tile.reference + lane) > kNoScore, top[n], limit), limit);
+  }
+  if (scaled != 0) add_values(state);
   for (int n = 0; n < vectors; ++n) {
     const int64_t lane = (v + n) * kLanes;
     const F32 before = load(tile.reference + lane);
     const F32 now =
         select(top[n] > load(state.limit + lane), round_down(top[n] * state.scale), before);
-    const F32 factor = exp2(before - now);
     state.refer_to(lane, now);
-    if (above(before, broadcast(kNoScore)) == 0) continue;  // sums are zero
+    if (scaled == 0) continue;
+    const F32 factor = exp2(before - now);
     store(tile.sum + lane, load(tile.sum + lane) * factor);
     store(tile.divisor + lane, load(tile.divisor + lane) * factor);
     for (int64_t d = 0; d < round_up(tile.value_width, 2); ++d) {
@@ -450,19 +457,26 @@ void forward_strip(ForwardState<kPairs>& state, int64_t v, int32_t key) {
     add_bias(*tile.visible, tile.block, tile.slopes, tile.score_scale, v, key, score);
   }
 
+  if constexpr (kMask != Mask::none) {
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) {
+      const KeyRange all = tile.visible->all[v + n];
+      if (all.begin <= key && key + kRows <= all.end) continue;
+      const Seen<kMask> seen(*tile.visible, v + n, tile.block);
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) {
+        score[m][n] = select(seen(key + m), score[m][n], broadcast(kNoScore));
+      }
+    }
+  }
   F32 top[kVectors];
   uint32_t move = 0;
 #pragma GCC unroll 4
   for (int n = 0; n < kVectors; ++n) {
-    const Seen<kMask> seen(*tile.visible, v + n, tile.block);
     F32 largest[2];
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
-      F32 candidate = score[m][n];
-      if constexpr (kMask != Mask::none) {
-        candidate = select(seen(key + m), candidate, broadcast(kNoScore));
-      }
-      largest[m % 2] = m < 2 ? candidate : max(candidate, largest[m % 2]);
+      largest[m % 2] = m < 2 ? score[m][n] : max(score[m][n], largest[m % 2]);
     }
     top[n] = max(largest[0], largest[1]);
     move |= above(top[n], load(state.limit + (v + n) * kLanes));
@@ -486,7 +500,6 @@ void forward_strip(ForwardState<kPairs>& state, int64_t v, int32_t key) {
 #pragma GCC unroll 4
   for (int n = 0; n < kVectors; ++n) {
     const int64_t lane = (v + n) * kLanes;
-    const Seen<kMask> seen(*tile.visible, v + n, tile.block);
     const F32 reference = load(tile.reference + lane);
     F32 sum[2] = {load(tile.sum + lane), F32{}};
     [[maybe_unused]] F32 divisor = load(tile.divisor + lane);
@@ -496,7 +509,9 @@ void forward_strip(ForwardState<kPairs>& state, int64_t v, int32_t key) {
 #pragma GCC unroll 2
       for (int j = 0; j < 2; ++j) {
         p[j] = exp2_of<kPairs>(score[m + j][n] * scale - reference);
-        if constexpr (kMask != Mask::none) p[j] = select(seen(key + m + j), p[j], F32{});
+        if constexpr (kMask != Mask::none) {
+          p[j] = select(score[m + j][n] != kNoScore, p[j], F32{});
+        }
         sum[j] += p[j];
       }
 #if defined(__AVX512BF16__)
@@ -535,13 +550,23 @@ void forward_edge(ForwardState<kPairs>& state, int32_t key) {
   state.end = key + kRows;
 }
 
+// Into the second cache: the first is full of the tile.
+inline void fetch_next(RowsAhead& rows) {
+  if (rows.count <= 0) return;
+  for (int64_t i = 0; i < rows.size; i += 64) __builtin_prefetch(rows.next + i, 0, 2);
+  rows.next += rows.stride;
+  --rows.count;
+}
+
 template <bool kPairs>
 void forward(const AttentionForwardTile& tile) {
   ForwardState<kPairs> state(tile);
+  auto ahead = tile.ahead;
   const KeyRange full = full_keys(*tile.visible, tile.block);
   const bool whole = tile.visible->vectors == kForwardVectors;
   while (state.end < tile.block.end) {
     const int32_t key = state.end;
+    for (RowsAhead& rows : ahead) fetch_next(rows);
     if (tile.block.end - key < kForwardRows) {
       forward_edge<kPairs, 2>(state, key);
     } else if (whole && full.begin <= key && key + kForwardRows <= full.end) {
@@ -794,83 +819,114 @@ template <typename T>
 class RowPointer {
  public:
   RowPointer(const HeadRows& rows, int64_t first)
-      : rows_(rows),
-        token_(static_cast<T*>(rows.data) + first / rows.heads * rows.token_stride),
-        head_(first % rows.heads) {}
+      : row_(static_cast<T*>(rows.data) + first / rows.heads * rows.token_stride +
+             first % rows.heads * rows.width),
+        width_(rows.width),
+        to_next_token_(rows.token_stride - rows.heads * rows.width),
+        ahead_(kAhead * rows.token_stride),
+        heads_(rows.heads),
+        left_(rows.heads - first % rows.heads) {}
   T* next() {
-    constexpr int64_t kAhead = 24;
-    T* const row = token_ + head_ * rows_.width;
-    for (int64_t i = 0; i < rows_.width; i += 64 / static_cast<int64_t>(sizeof(T))) {
-      __builtin_prefetch(row + kAhead * rows_.token_stride + i);
+    T* const row = row_;
+    for (int64_t i = 0; i < width_; i += 64 / static_cast<int64_t>(sizeof(T))) {
+      __builtin_prefetch(row + ahead_ + i);
     }
-    if (++head_ == rows_.heads) {
-      head_ = 0;
-      token_ += rows_.token_stride;
+    row_ += width_;
+    if (--left_ == 0) {
+      left_ = heads_;
+      row_ += to_next_token_;
     }
     return row;
   }
 
  private:
-  const HeadRows& rows_;
-  T* token_;
-  int64_t head_;
+  static constexpr int64_t kAhead = 24;
+  T* row_;
+  int64_t width_, to_next_token_, ahead_;
+  int64_t heads_, left_;  // of a token
 };
 
-// Words kLanes · i … of a row; those past the width are zero.
+// Words `word` … word + kLanes − 1 of a row.
+template <typename T, bool kPairs>
+inline F32 load_whole_words(const T* row, int64_t word) {
+  if constexpr (kPairs) {
+    return load_pairs(row + 2 * word);
+  } else {
+    return load(row + word);
+  }
+}
+
+// The same; those past the width are zero.
 template <typename T, bool kPairs>
 inline F32 load_words(const T* row, int64_t word, int64_t width) {
   constexpr int64_t kPair = kPairs ? 2 : 1;
   const int64_t rest = width - word * kPair;
+  if (rest >= kPair * kLanes) return load_whole_words<T, kPairs>(row, word);
   if constexpr (kPairs) {
-    if (rest >= 2 * kLanes) {
-      return load_pairs(row + 2 * word);
-    }
     T buffer[2 * kLanes] = {};
     for (int64_t i = 0; i < rest; ++i) buffer[i] = row[2 * word + i];
     return load_pairs(buffer);
   } else {
-    return rest >= kLanes ? load(row + word) : load_partial(row + word, static_cast<int>(rest));
+    return load_partial(row + word, static_cast<int>(rest));
   }
 }
 
 template <typename T, bool kPairs>
 void pack_transposed(const HeadRows& rows, int64_t first, int64_t count, int64_t padded,
                      float* words, int64_t stride) {
-  const int64_t steps = kPairs ? (rows.width + 1) / 2 : rows.width;
+  constexpr int64_t kPair = kPairs ? 2 : 1;
+  const int64_t steps = (rows.width + kPair - 1) / kPair;
   RowPointer<const T> next(rows, first);
   for (int64_t i = 0; i < padded; i += kLanes) {
     const T* row[kLanes];
     const int64_t present = smaller(kLanes, count - i);
     for (int64_t j = 0; j < present; ++j) row[j] = next.next();
     for (int64_t word = 0; word < steps; word += kLanes) {
+      float* const target = words + word * stride + i;
       F32 square[kLanes];
-      if (present == kLanes) {
-        for (int64_t j = 0; j < kLanes; ++j) {
-          square[j] = load_words<T, kPairs>(row[j], word, rows.width);
-        }
-      } else {
-        for (int64_t j = 0; j < kLanes; ++j) {
-          square[j] = j < present ? load_words<T, kPairs>(row[j], word, rows.width) : F32{};
-        }
+      if (present == kLanes && word + kLanes <= rows.width / kPair) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kLanes; ++j) square[j] = load_whole_words<T, kPairs>(row[j], word);
+        transpose(square);
+#pragma GCC unroll 16
+        for (int k = 0; k < kLanes; ++k) store(target + k * stride, square[k]);
+        continue;
+      }
+#pragma GCC unroll 16
+      for (int j = 0; j < kLanes; ++j) {
+        square[j] = j < present ? load_words<T, kPairs>(row[j], word, rows.width) : F32{};
       }
       transpose(square);
-      const int64_t here = smaller(kLanes, steps - word);
-      for (int64_t k = 0; k < here; ++k) store(words + (word + k) * stride + i, square[k]);
+#pragma GCC unroll 16
+      for (int k = 0; k < kLanes; ++k) {
+        if (word + k < steps) store(target + k * stride, square[k]);
+      }
     }
   }
 }
 
 template <typename T, bool kPairs>
 void pack_pairs(const HeadRows& rows, int64_t first, int64_t count, int64_t padded, float* words) {
-  const int64_t stride = round_up(rows.width, kLanes);
+  const int64_t width = rows.width;
+  const int64_t stride = round_up(width, kLanes);
   RowPointer<const T> next(rows, first);
   for (int64_t i = 0; i < padded; i += kPairs ? 2 : 1) {
     const T* even = i < count ? next.next() : nullptr;
     float* target = words + i / (kPairs ? 2 : 1) * stride;
     if constexpr (kPairs) {
       const T* odd = i + 1 < count ? next.next() : nullptr;
-      for (int64_t d = 0; d < stride; d += kLanes) {
-        const int rest = static_cast<int>(smaller(kLanes, rows.width - d));
+      int64_t d = 0;
+#if defined(__AVX512BF16__)
+      for (; odd != nullptr && d + kLanes <= width; d += kLanes) {
+        const auto half = [&](const T* row) {
+          return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + d));
+        };
+        _mm512_storeu_si512(target + d, interleave_halves(_mm512_inserti64x4(
+                                            _mm512_castsi256_si512(half(even)), half(odd), 1)));
+      }
+#endif
+      for (; d < stride; d += kLanes) {
+        const int rest = static_cast<int>(smaller(kLanes, width - d));
         const auto bits = [&](const T* row) {
           if (row == nullptr) return U32{};
           return reinterpret_cast<U32>(rest == kLanes ? load(row + d)
@@ -880,7 +936,7 @@ void pack_pairs(const HeadRows& rows, int64_t first, int64_t count, int64_t padd
       }
     } else {
       for (int64_t d = 0; d < stride; d += kLanes) {
-        store(target + d, even == nullptr ? F32{} : load_words<T, false>(even, d, rows.width));
+        store(target + d, even == nullptr ? F32{} : load_words<T, false>(even, d, width));
       }
     }
   }
@@ -921,13 +977,23 @@ void store_columns(const float* columns, int64_t stride, const float* scale, con
     for (int64_t j = 0; j < present; ++j) row[j] = next.next();
     const F32 factor = load(scale + i);
     for (int64_t d = 0; d < rows.width; d += kLanes) {
-      F32 square[kLanes];
+      const float* const source = columns + d * stride + i;
       const int64_t here = smaller(kLanes, rows.width - d);
-      for (int64_t k = 0; k < kLanes; ++k) {
-        square[k] = k < here ? load(columns + (d + k) * stride + i) * factor : F32{};
+      F32 square[kLanes];
+#pragma GCC unroll 16
+      for (int k = 0; k < kLanes; ++k) {
+        square[k] = k < here ? load(source + k * stride) * factor : F32{};
       }
       transpose(square);
-      for (int64_t j = 0; j < present; ++j) store_elements(row[j] + d, square[j], here);
+      if (present == kLanes && here == kLanes) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kLanes; ++j) store(row[j] + d, square[j]);
+        continue;
+      }
+#pragma GCC unroll 16
+      for (int j = 0; j < kLanes; ++j) {
+        if (j < present) store_elements(row[j] + d, square[j], here);
+      }
     }
   }
 }

@@ -12,6 +12,7 @@
 //   transposed   [width / pair][row]    to contract over the width
 //   row pairs    [row / pair][width]    to contract over the rows
 
+#include <array>
 #include <cstdint>
 
 #include "kernels/cpu/isa.h"
@@ -53,6 +54,13 @@ struct TileKeys {
   const int32_t* positions = nullptr;
 };
 
+// Rows of memory that are wanted after a tile: they are fetched while it is multiplied.
+struct RowsAhead {
+  const char* next;
+  int64_t stride, size;  // bytes
+  int64_t count;
+};
+
 struct AttentionForwardTile {
   const TileKeys* visible;
   KeyRange block;        // even bounds; the packed keys are those from `origin` on
@@ -69,6 +77,7 @@ struct AttentionForwardTile {
   float* reference;     // [lanes] what P is relative to, base 2: a whole number
   float* sum;           // [lanes] Σ P
   float* divisor;       // [lanes] Σ of P as out adds them up: rounded, for bf16
+  std::array<RowsAhead, 4> ahead;
 };
 
 // A few queries, as in generation: a tile would be mostly empty lanes, and packing the keys would

@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/isa/amx.h"
 #include "kernels/cpu/isa/simd.h"
+#include "kernels/cpu/isa/transpose.h"
 
 namespace sidewinder::SIDEWINDER_ISA {
 namespace {
@@ -99,63 +100,6 @@ F32 load_across(const T* p, const T* next) {
   if constexpr (kWord == GemmWord::rounded_f32 && sizeof(T) == 4) return round_to_bf16(load(p));
   return load(p);
 }
-
-#if defined(__AVX512F__)
-[[gnu::always_inline]] inline void transpose(F32 (&rows)[kLanes]) {
-  __m512 t[16];
-  __m512 u[16];
-  for (int i = 0; i < 16; ++i) t[i] = reinterpret_cast<__m512>(rows[i]);
-  for (int i = 0; i < 8; ++i) {
-    u[2 * i] = _mm512_unpacklo_ps(t[2 * i], t[2 * i + 1]);
-    u[2 * i + 1] = _mm512_unpackhi_ps(t[2 * i], t[2 * i + 1]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    const auto pair = [&](int j) { return _mm512_castps_pd(u[4 * i + j]); };
-    t[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pair(0), pair(2)));
-    t[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pair(0), pair(2)));
-    t[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pair(1), pair(3)));
-    t[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pair(1), pair(3)));
-  }
-  for (int i = 0; i < 4; ++i) {
-    u[i] = _mm512_shuffle_f32x4(t[i], t[i + 4], 0x88);
-    u[i + 4] = _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd);
-    u[i + 8] = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0x88);
-    u[i + 12] = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 8; ++i) {
-    rows[i] = reinterpret_cast<F32>(_mm512_shuffle_f32x4(u[i], u[i + 8], 0x88));
-    rows[i + 8] = reinterpret_cast<F32>(_mm512_shuffle_f32x4(u[i], u[i + 8], 0xdd));
-  }
-}
-#elif defined(__AVX2__)
-[[gnu::always_inline]] inline void transpose(F32 (&rows)[kLanes]) {
-  __m256 t[8];
-  __m256 u[8];
-  for (int i = 0; i < 8; ++i) t[i] = reinterpret_cast<__m256>(rows[i]);
-  for (int i = 0; i < 4; ++i) {
-    u[2 * i] = _mm256_unpacklo_ps(t[2 * i], t[2 * i + 1]);
-    u[2 * i + 1] = _mm256_unpackhi_ps(t[2 * i], t[2 * i + 1]);
-  }
-  for (int i = 0; i < 2; ++i) {
-    t[4 * i] = _mm256_shuffle_ps(u[4 * i], u[4 * i + 2], 0x44);
-    t[4 * i + 1] = _mm256_shuffle_ps(u[4 * i], u[4 * i + 2], 0xee);
-    t[4 * i + 2] = _mm256_shuffle_ps(u[4 * i + 1], u[4 * i + 3], 0x44);
-    t[4 * i + 3] = _mm256_shuffle_ps(u[4 * i + 1], u[4 * i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    rows[i] = reinterpret_cast<F32>(_mm256_permute2f128_ps(t[i], t[i + 4], 0x20));
-    rows[i + 4] = reinterpret_cast<F32>(_mm256_permute2f128_ps(t[i], t[i + 4], 0x31));
-  }
-}
-#else
-[[gnu::always_inline]] inline void transpose(F32 (&rows)[kLanes]) {
-  float m[kLanes][kLanes];
-  for (int i = 0; i < kLanes; ++i) store(m[i], rows[i]);
-  for (int i = 0; i < kLanes; ++i) {
-    for (int j = 0; j < kLanes; ++j) rows[i][j] = m[j][i];
-  }
-}
-#endif
 
 // The first `count` lanes. Panels of A are no multiple of a vector wide, and the words behind the
 // last ones may be another thread's.

@@ -23,8 +23,11 @@ class RowPrefetch {
     ++count_;
   }
 
+  // Into the second cache; or the first, where the rows are few and used soon.
+  static constexpr int kFirst = 3, kSecond = 2;
+  template <int kCache = kSecond>
   void step() {
-    for (const char* row : row_) __builtin_prefetch(row + offset_, 0, 2);
+    for (const char* row : row_) __builtin_prefetch(row + offset_, 0, kCache);
     offset_ += strip_bytes_;
     if (offset_ < row_bytes_) return;
     offset_ = 0;

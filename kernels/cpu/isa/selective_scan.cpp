@@ -68,7 +68,7 @@ void scan_piece(const ForwardTile& tile, int begin, int end, bool fresh, int str
 #pragma GCC unroll 16
   for (int i = 0; i < kBlock; ++i) h[i] = fresh ? F32{} : states[i];
   for (int64_t t = begin; t < end; ++t, b += padded, c += padded) {
-    if (n == 0) prefetch.step();
+    if (n == 0) prefetch.step<RowPrefetch::kFirst>();
     const F32 delta = tile.delta[t];
     const F32 input = tile.input[t];
     F32 even = tile.y[t];

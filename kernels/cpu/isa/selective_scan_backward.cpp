@@ -3,6 +3,7 @@
 // states, sweep the tokens backwards, finish the gradients of the activations. The terms of db and
 // dc are summed over lanes by a tree as they arise, then over strips.
 
+#include "kernels/cpu/isa/elementwise.h"
 #include "kernels/cpu/isa/selective_scan.h"
 #include "kernels/cpu/isa/selective_scan_tile.h"
 
@@ -19,6 +20,10 @@ struct Decayed {
   F32 state;  // decay · h of the token before
 };
 
+// Strips whose activations are read and written side by side: their rows share pages, and looking
+// up the address of a page takes longer than a strip's part of a row.
+constexpr int kStripsTogether = 2;
+
 struct BackwardTile {
   int padded;
   float* b;       // [kScanTile][padded]
@@ -27,7 +32,8 @@ struct BackwardTile {
   F32* slope;     // [kScanTile]  ∂δ/∂delta
   F32* input;     // [kScanTile]  δ·u
   F32* dy;        // [kScanTile]
-  F32* gate;      // [kScanTile]  σ(z)
+  F32* u;         // [kScanTile]
+  F32* dout;      // [kScanTile]  dout·∂silu(z)/∂z
   F32* y;         // [kScanTile]  Σ c·h
   F32* q;         // [kScanTile]  Σ g·b
   F32* exponent;  // [kScanTile]  Σ g·p·a·log2 e
@@ -36,7 +42,7 @@ struct BackwardTile {
   F32* rates;     // [strips][padded]
 };
 
-constexpr int kTokenBuffers = 8;
+constexpr int kTokenBuffers = 9;
 
 struct StripSums {
   F32* gradient;     // [padded]  ∂L/∂h after the tokens done so far, times their decay
@@ -50,7 +56,9 @@ StripSums strip_sums(float* sums, int strip, int padded) {
   return {vectors, vectors + padded, vectors + 2 * padded, vectors + 2 * padded + 1};
 }
 
-BackwardTile backward_tile(const ScanBackwardItem& item) {
+// `together`: place of the strip among those worked on side by side, which own their vectors per
+// token and share the rest.
+BackwardTile backward_tile(const ScanBackwardItem& item, int together) {
   BackwardTile tile;
   tile.padded = padded_states(item.in.states);
   F32* next = reinterpret_cast<F32*>(item.scratch);
@@ -59,17 +67,20 @@ BackwardTile backward_tile(const ScanBackwardItem& item) {
     next += vectors;
     return result;
   };
+  tile.tape = reinterpret_cast<Decayed*>(take(2 * kScanTile * kBlock));
+  tile.states = take(tile.padded);
+  tile.rates = take(int64_t{strips_of(item.in.channels)} * tile.padded);
+  next += together * kTokenBuffers * kScanTile;
   tile.delta = take(kScanTile);
   tile.slope = take(kScanTile);
   tile.input = take(kScanTile);
   tile.dy = take(kScanTile);
-  tile.gate = take(kScanTile);
+  tile.u = take(kScanTile);
+  tile.dout = take(kScanTile);
   tile.y = take(kScanTile);
   tile.q = take(kScanTile);
   tile.exponent = take(kScanTile);
-  tile.tape = reinterpret_cast<Decayed*>(take(2 * kScanTile * kBlock));
-  tile.states = take(tile.padded);
-  tile.rates = take(int64_t{strips_of(item.in.channels)} * tile.padded);
+  next += (kStripsTogether - 1 - together) * kTokenBuffers * kScanTile;
   tile.b = reinterpret_cast<float*>(next);
   tile.c = tile.b + int64_t{kScanTile} * tile.padded;
   return tile;
@@ -98,7 +109,7 @@ void record_piece(const BackwardTile& tile, const Piece& piece, RowPrefetch& pre
 #pragma GCC unroll 8
   for (int i = 0; i < kBlock; ++i) h[i] = piece.fresh ? F32{} : states[i];
   for (int64_t t = piece.begin; t < piece.end; ++t, b += padded, c += padded, tape += kBlock) {
-    if (piece.n == 0) prefetch.step();
+    if (piece.n == 0) prefetch.step<RowPrefetch::kFirst>();
     const F32 delta = tile.delta[t];
     const F32 input = tile.input[t];
     F32 y = piece.n == 0 ? F32{} : tile.y[t];
@@ -153,7 +164,7 @@ void sweep_piece(const BackwardTile& tile, const Piece& piece, const StripSums& 
     da[i] = F32{};
   }
   for (int64_t t = piece.end - 1; t >= piece.begin; --t) {
-    if (piece.n == 0) prefetch.step();
+    if (piece.n == 0) prefetch.step<RowPrefetch::kFirst>();
     b -= padded;
     c -= padded;
     tape -= kBlock;
@@ -200,6 +211,10 @@ struct Strip {
   T* dz;
   int count;
   int tokens;
+  BackwardTile tile;
+  StripSums sums;
+  F32 bias, skip;
+  F32 largest_delta;  // of each channel, from prepare
 };
 
 template <typename T>
@@ -219,115 +234,190 @@ Strip<T> strip_at(const ScanBackwardItem& item, int64_t origin, int tokens, int 
           output(item.ddelta, item.ddelta_stride),
           output(item.dz, item.dz_stride),
           strip_count(in.channels, s),
-          tokens};
+          tokens,
+          backward_tile(item, s % kStripsTogether),
+          strip_sums(item.sums, s, padded_states(in.states)),
+          load_strip(in.delta_bias + s * kLanes, strip_count(in.channels, s)),
+          load_strip(in.d + s * kLanes, strip_count(in.channels, s)),
+          F32{}};
 }
 
-// Returns the largest δ of each channel.
+// Calls of(count), where count(i) is the number of channels of strip i, a constant if all are
+// whole.
+template <typename T, typename Of>
+[[gnu::always_inline]] inline void with_counts(const Strip<T>* strips, int num_strips, Of&& of) {
+  bool whole = true;
+  for (int i = 0; i < num_strips; ++i) whole = whole && strips[i].count == kLanes;
+  if (whole) {
+    of([](int) { return std::integral_constant<int, kLanes>{}; });
+  } else {
+    of([strips](int i) { return strips[i].count; });
+  }
+}
+
 template <typename T>
-F32 prepare(const ScanBackwardItem& item, const Strip<T>& strip, F32 bias,
-            const BackwardTile& tile) {
+void prepare(const ScanBackwardItem& item, Strip<T>* strips, int num_strips) {
   const ScanGroup& in = item.in;
-  F32 largest = {};
-  with_count(strip.count, [&](auto count) {
+  const int tokens = strips[0].tokens;
+  with_counts(strips, num_strips, [&](auto count) {
     for_each_pack(
-        strip.tokens, [&](auto pack, int t) __attribute__((always_inline)) {
-          const auto raw = map([&](F32 v) { return v + bias; },
-                               load_rows(pack, strip.delta, in.delta_stride, t, count));
-          const auto delta = softplus(raw);
-          store_rows(tile.delta, t, delta.value);
-          store_rows(tile.slope, t, delta.slope);
-          store_rows(tile.input, t,
-                     map([](F32 d, F32 u) { return d * u; }, delta.value,
-                         load_rows(pack, strip.u, in.u_stride, t, count)));
-          for (const F32 value : delta.value.at) largest = max(largest, value);
+        tokens, [&](auto pack, int t) __attribute__((always_inline)) {
+          for (int i = 0; i < num_strips; ++i) {
+            Strip<T>& strip = strips[i];
+            const BackwardTile& tile = strip.tile;
+            const auto raw = map([&](F32 v) { return v + strip.bias; },
+                                 load_rows(pack, strip.delta, in.delta_stride, t, count(i)));
+            const auto delta = softplus(raw);
+            store_rows(tile.delta, t, delta.value);
+            store_rows(tile.slope, t, delta.slope);
+            const auto u = load_rows(pack, strip.u, in.u_stride, t, count(i));
+            store_rows(tile.u, t, u);
+            store_rows(tile.input, t, map([](F32 d, F32 v) { return d * v; }, delta.value, u));
+            for (const F32 value : delta.value.at)
+              strip.largest_delta = max(strip.largest_delta, value);
+          }
         });
     for_each_pack(
-        strip.tokens, [&](auto pack, int t) __attribute__((always_inline)) {
-          auto dy = load_rows(pack, strip.dout, item.dout_stride, t, count);
-          if (strip.z != nullptr) {
-            const auto z = load_rows(pack, strip.z, in.z_stride, t, count);
+        tokens, [&](auto pack, int t) __attribute__((always_inline)) {
+          for (int i = 0; i < num_strips; ++i) {
+            const Strip<T>& strip = strips[i];
+            const BackwardTile& tile = strip.tile;
+            const auto dout = load_rows(pack, strip.dout, item.dout_stride, t, count(i));
+            if (strip.z == nullptr) {
+              store_rows(tile.dy, t, dout);
+              continue;
+            }
+            const auto z = load_rows(pack, strip.z, in.z_stride, t, count(i));
             const auto gate = sigmoid(z);
-            store_rows(tile.gate, t, gate);
-            dy = map([](F32 d, F32 x, F32 s) { return d * (x * s); }, dy, z, gate);
+            store_rows(tile.dy, t,
+                       map([](F32 d, F32 x, F32 s) { return d * (x * s); }, dout, z, gate));
+            store_rows(
+                tile.dout, t,
+                map([](F32 d, F32 x, F32 s) { return d * silu_slope(x, s); }, dout, z, gate));
           }
-          store_rows(tile.dy, t, dy);
         });
   });
-  return largest;
 }
 
-// Rows of an output, past the caches where a strip of a row is a whole line.
-template <typename T, int kCount>
-[[gnu::always_inline]] inline void store_out(T* p, int64_t stride, int t, int count,
-                                             const Pack<kCount>& rows) {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    if (count == kLanes) {
+// Whether outputs leave past the caches: see stream and stream_pair.
+template <typename T>
+constexpr bool kStreamed = sizeof(T) == sizeof(float);
+#if defined(__AVX512BF16__)
+template <>
+constexpr bool kStreamed<uint16_t> = true;
+#endif
+
+// Tokens t, t + 1, … of an output: rows_of(i) of strip i. Where a line holds two strips it is
+// written at once.
+template <typename T, int kCount, typename Count, typename RowsOf>
+[[gnu::always_inline]] inline void store_out(const Pack<kCount>&, T* Strip<T>::*output,
+                                             int64_t stride, int t, const Strip<T>* strips,
+                                             int num_strips, Count&& count, RowsOf&& rows_of) {
+  constexpr bool kWhole = !std::is_same_v<decltype(count(0)), int>;
+  if constexpr (kWhole && kStreamed<T> && sizeof(T) < sizeof(float)) {
+    if (num_strips == 2) {
+      const Pack<kCount> low = rows_of(0);
+      const Pack<kCount> high = rows_of(1);
 #pragma GCC unroll 8
-      for (int i = 0; i < kCount; ++i) stream(p + (t + i) * stride, rows.at[i]);
+      for (int j = 0; j < kCount; ++j) {
+        stream_pair(strips[0].*output + (t + j) * stride, low.at[j], high.at[j]);
+      }
       return;
     }
   }
-  store_rows(p, stride, t, count, rows);
+  for (int i = 0; i < num_strips; ++i) {
+    const Pack<kCount> rows = rows_of(i);
+    T* p = strips[i].*output;
+    if constexpr (kWhole && sizeof(T) == sizeof(float)) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kCount; ++j) stream(p + (t + j) * stride, rows.at[j]);
+    } else {
+      store_rows(p, stride, t, count(i), rows);
+    }
+  }
 }
 
 template <typename T>
-void finish(const ScanBackwardItem& item, const Strip<T>& strip, F32 skip, const BackwardTile& tile,
-            const StripSums& sums) {
-  const ScanGroup& in = item.in;
-  F32 dd = {};
-  F32 ddelta_bias = {};
-  with_count(strip.count, [&](auto count) {
+void finish(const ScanBackwardItem& item, const Strip<T>* strips, int num_strips) {
+  F32 dd[kStripsTogether] = {};
+  F32 ddelta_bias[kStripsTogether] = {};
+  with_counts(strips, num_strips, [&](auto count) {
     for_each_pack(
-        strip.tokens, [&](auto pack, int t) __attribute__((always_inline)) {
-          const auto u = load_rows(pack, strip.u, in.u_stride, t, count);
-          const auto dy = load_rows(pack, tile.dy, t);
-          const auto q = load_rows(pack, tile.q, t);
-          const auto du =
-              map([&](F32 delta, F32 v, F32 g) { return multiply_add(delta, v, skip * g); },
-                  load_rows(pack, tile.delta, t), q, dy);
-          store_out(strip.du, item.du_stride, t, count, du);
-          const auto ddelta =
-              map([](F32 v, F32 w, F32 e,
-                     F32 slope) { return multiply_add(v, w, e * broadcast(kLn2)) * slope; },
-                  u, q, load_rows(pack, tile.exponent, t), load_rows(pack, tile.slope, t));
-          store_out(strip.ddelta, item.ddelta_stride, t, count, ddelta);
-          for (const F32 value : map([](F32 g, F32 v) { return g * v; }, dy, u).at) dd += value;
-          for (const F32 value : ddelta.at) ddelta_bias += value;
-          if (strip.z != nullptr) {
-            const auto z = load_rows(pack, strip.z, in.z_stride, t, count);
-            const auto dout = load_rows(pack, strip.dout, item.dout_stride, t, count);
-            const auto y = map([&](F32 v, F32 sum) { return multiply_add(skip, v, sum); }, u,
-                               load_rows(pack, tile.y, t));
-            const auto slope = map([](F32 v, F32 s) { return silu_slope(v, s); }, z,
-                                   load_rows(pack, tile.gate, t));
-            store_out(strip.dz, item.dz_stride, t, count,
-                      map([](F32 g, F32 v, F32 s) { return g * v * s; }, dout, y, slope));
-          }
+        strips[0].tokens, [&](auto pack, int t) __attribute__((always_inline)) {
+          const auto du = [&](int i) __attribute__((always_inline)) {
+            const BackwardTile& tile = strips[i].tile;
+            const auto dy = load_rows(pack, tile.dy, t);
+            for (const F32 value :
+                 map([](F32 g, F32 v) { return g * v; }, dy, load_rows(pack, tile.u, t)).at) {
+              dd[i] += value;
+            }
+            return map(
+                [&](F32 delta, F32 v, F32 g) { return multiply_add(delta, v, strips[i].skip * g); },
+                load_rows(pack, tile.delta, t), load_rows(pack, tile.q, t), dy);
+          };
+          const auto ddelta = [&](int i) __attribute__((always_inline)) {
+            const BackwardTile& tile = strips[i].tile;
+            const auto rows =
+                map([](F32 v, F32 w, F32 e,
+                       F32 slope) { return multiply_add(v, w, e * broadcast(kLn2)) * slope; },
+                    load_rows(pack, tile.u, t), load_rows(pack, tile.q, t),
+                    load_rows(pack, tile.exponent, t), load_rows(pack, tile.slope, t));
+            for (const F32 value : rows.at) ddelta_bias[i] += value;
+            return rows;
+          };
+          const auto dz = [&](int i) __attribute__((always_inline)) {
+            const BackwardTile& tile = strips[i].tile;
+            return map([&](F32 g, F32 v, F32 y) { return g * multiply_add(strips[i].skip, v, y); },
+                       load_rows(pack, tile.dout, t), load_rows(pack, tile.u, t),
+                       load_rows(pack, tile.y, t));
+          };
+          store_out(pack, &Strip<T>::du, item.du_stride, t, strips, num_strips, count, du);
+          store_out(pack, &Strip<T>::ddelta, item.ddelta_stride, t, strips, num_strips, count,
+                    ddelta);
+          if (strips[0].dz != nullptr)
+            store_out(pack, &Strip<T>::dz, item.dz_stride, t, strips, num_strips, count, dz);
         });
   });
-  *sums.dd += dd;
-  *sums.ddelta_bias += ddelta_bias;
+  for (int i = 0; i < num_strips; ++i) {
+    *strips[i].sums.dd += dd[i];
+    *strips[i].sums.ddelta_bias += ddelta_bias[i];
+  }
 }
 
+// Strips whose rows are asked for while as many before them are worked on. A whole tile ahead
+// would not stay in the second cache.
 template <typename T>
-RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, bool written) {
+constexpr int kAhead = 256 / (kLanes * static_cast<int>(sizeof(T)));
+
+// The kAhead strips from `s` on; past the last strip, the first ones of the chunk before.
+template <typename T>
+RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, int s, bool late) {
   constexpr int64_t kSize = sizeof(T);
-  RowPrefetch prefetch(item.scratch, item.in.channels * kSize, kLanes * kSize);
+  if (s >= strips_of(item.in.channels)) {
+    s = 0;
+    --chunk;
+  }
+  const int channels = item.in.channels - s * kLanes;
+  const int ahead = kAhead<T> * kLanes;
+  RowPrefetch prefetch(item.scratch, (channels < ahead ? channels : ahead) * kSize, kLanes * kSize);
   if (chunk < item.chunk_begin) return prefetch;
   const auto add = [&](const void* p, int64_t stride) {
     if (p == nullptr) return;
-    prefetch.add(static_cast<const T*>(p) + chunk * kScanTile * stride, stride * kSize);
+    prefetch.add(static_cast<const T*>(p) + chunk * kScanTile * stride + s * kLanes,
+                 stride * kSize);
   };
-  if (written) {
-    if (sizeof(T) == sizeof(float)) return prefetch;  // streamed
+  if (!late) {
+    add(item.in.u, item.in.u_stride);
+    add(item.in.delta, item.in.delta_stride);
+  }
+  if (late == kStreamed<T>) {
+    add(item.in.z, item.in.z_stride);
+    add(item.dout, item.dout_stride);
+  }
+  if (late && !kStreamed<T>) {
     add(item.du, item.du_stride);
     add(item.ddelta, item.ddelta_stride);
     add(item.dz, item.dz_stride);
-  } else {
-    add(item.in.u, item.in.u_stride);
-    add(item.in.delta, item.in.delta_stride);
-    add(item.in.z, item.in.z_stride);
-    add(item.dout, item.dout_stride);
   }
   return prefetch;
 }
@@ -346,10 +436,46 @@ void prefetch_states(const ScanBackwardItem& item, int64_t chunk, int s, int str
   for (int64_t i = 0; i < floats; i += kLine) __builtin_prefetch(states + i);
 }
 
+// The two loops over the states of one strip, in blocks.
+template <typename T>
+void rebuild_and_sweep(const ScanBackwardItem& item, const Strip<T>& strip, int s, int64_t chunk,
+                       int64_t first_reset, float* partials, RowPrefetch& early,
+                       RowPrefetch& late) {
+  const ScanGroup& in = item.in;
+  const BackwardTile& tile = strip.tile;
+  const int padded = tile.padded;
+  const int64_t origin = chunk * kScanTile;
+  const F32* rates = tile.rates + s * padded;
+  load_states(item.chunk_states + chunk * item.chunk_stride + s * kLanes * in.states, in.states,
+              strip.count, in.states, 1.0F, tile.states);
+  const bool near = all_near(strip.largest_delta, largest_rate(rates, padded));
+  for (int n = 0; n < padded; n += kBlock) {
+    for_each_piece(in, first_reset, origin, strip.tokens, [&](int begin, int end, bool fresh) {
+      const Piece piece = {begin, end, fresh, n, rates + n};
+      if (in.z != nullptr) {
+        near ? record_piece<true, true>(tile, piece, early)
+             : record_piece<true, false>(tile, piece, early);
+      } else {
+        near ? record_piece<false, true>(tile, piece, early)
+             : record_piece<false, false>(tile, piece, early);
+      }
+    });
+    for_each_piece_backward(in, first_reset, origin, strip.tokens,
+                            [&](int begin, int end, bool fresh) {
+                              const Piece piece = {begin, end, fresh, n, rates + n};
+                              if (s == 0) {
+                                sweep_piece<true>(tile, piece, strip.sums, partials, late);
+                              } else {
+                                sweep_piece<false>(tile, piece, strip.sums, partials, late);
+                              }
+                            });
+  }
+}
+
 template <typename T>
 void backward_of(const ScanBackwardItem& item) {
   const ScanGroup& in = item.in;
-  const BackwardTile tile = backward_tile(item);
+  const BackwardTile tile = backward_tile(item, 0);
   const int strips = strips_of(in.channels);
   const int padded = tile.padded;
   for (int s = 0; s < strips; ++s) {
@@ -372,40 +498,25 @@ void backward_of(const ScanBackwardItem& item) {
     load_projection(static_cast<const T*>(in.c) + origin * in.c_stride, in.c_stride, tokens,
                     in.states, tile.c);
     float* partials = item.partials + (origin - item.chunk_begin * kScanTile) * 2 * padded;
-    RowPrefetch reads = next_rows<T>(item, chunk - 1, false);
-    RowPrefetch writes = next_rows<T>(item, chunk - 1, true);
-    for (int s = 0; s < strips; ++s) {
-      const Strip<T> strip = strip_at<T>(item, origin, tokens, s);
-      const StripSums sums = strip_sums(item.sums, s, padded);
-      const F32* rates = tile.rates + s * padded;
-      load_states(item.chunk_states + chunk * item.chunk_stride + s * kLanes * in.states, in.states,
-                  strip.count, in.states, 1.0F, tile.states);
-      const F32 largest_delta =
-          prepare(item, strip, load_strip(in.delta_bias + s * kLanes, strip.count), tile);
-      prefetch_states(item, chunk, s + 1, strips);
-      const bool near = all_near(largest_delta, largest_rate(rates, padded));
-      for (int n = 0; n < padded; n += kBlock) {
-        for_each_piece(in, first_reset, origin, tokens, [&](int begin, int end, bool fresh) {
-          const Piece piece = {begin, end, fresh, n, rates + n};
-          if (in.z != nullptr) {
-            near ? record_piece<true, true>(tile, piece, reads)
-                 : record_piece<true, false>(tile, piece, reads);
-          } else {
-            near ? record_piece<false, true>(tile, piece, reads)
-                 : record_piece<false, false>(tile, piece, reads);
-          }
-        });
-        for_each_piece_backward(in, first_reset, origin, tokens,
-                                [&](int begin, int end, bool fresh) {
-                                  const Piece piece = {begin, end, fresh, n, rates + n};
-                                  if (s == 0) {
-                                    sweep_piece<true>(tile, piece, sums, partials, writes);
-                                  } else {
-                                    sweep_piece<false>(tile, piece, sums, partials, writes);
-                                  }
-                                });
+    RowPrefetch early = next_rows<T>(item, chunk, 0, false);
+    RowPrefetch late = early;
+    for (int begin_strip = 0; begin_strip < strips; begin_strip += kStripsTogether) {
+      const int num_strips =
+          strips - begin_strip < kStripsTogether ? strips - begin_strip : kStripsTogether;
+      if (begin_strip % kAhead<T> == 0) {
+        early = next_rows<T>(item, chunk, begin_strip + kAhead<T>, false);
+        late = next_rows<T>(item, chunk, begin_strip + kAhead<T>, true);
       }
-      finish(item, strip, load_strip(in.d + s * kLanes, strip.count), tile, sums);
+      Strip<T> together[kStripsTogether];
+      for (int i = 0; i < num_strips; ++i)
+        together[i] = strip_at<T>(item, origin, tokens, begin_strip + i);
+      prepare(item, together, num_strips);
+      for (int s = begin_strip; s < begin_strip + num_strips; ++s) {
+        rebuild_and_sweep(item, together[s - begin_strip], s, chunk, first_reset, partials, early,
+                          late);
+        prefetch_states(item, chunk, s + 1, strips);
+      }
+      finish(item, together, num_strips);
     }
   }
 
@@ -423,8 +534,8 @@ void backward_of(const ScanBackwardItem& item) {
 
 int64_t selective_scan_backward_scratch(int channels, int states) {
   const int64_t padded = padded_states(states);
-  const int64_t vectors =
-      kTokenBuffers * kScanTile + 2 * kScanTile * kBlock + padded + strips_of(channels) * padded;
+  const int64_t vectors = kStripsTogether * kTokenBuffers * kScanTile + 2 * kScanTile * kBlock +
+                          padded + strips_of(channels) * padded;
   return vectors * kLanes + 2 * kScanTile * padded;
 }
 

@@ -6,6 +6,64 @@
 
 namespace sidewinder::SIDEWINDER_ISA {
 
+// Lane j of row i to lane i of row j.
+#if defined(__AVX512F__)
+[[gnu::always_inline]] inline void transpose(F32 (&rows)[kLanes]) {
+  __m512 t[16];
+  __m512 u[16];
+  for (int i = 0; i < 16; ++i) t[i] = reinterpret_cast<__m512>(rows[i]);
+  for (int i = 0; i < 8; ++i) {
+    u[2 * i] = _mm512_unpacklo_ps(t[2 * i], t[2 * i + 1]);
+    u[2 * i + 1] = _mm512_unpackhi_ps(t[2 * i], t[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    const auto pair = [&](int j) { return _mm512_castps_pd(u[4 * i + j]); };
+    t[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pair(0), pair(2)));
+    t[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pair(0), pair(2)));
+    t[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pair(1), pair(3)));
+    t[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pair(1), pair(3)));
+  }
+  for (int i = 0; i < 4; ++i) {
+    u[i] = _mm512_shuffle_f32x4(t[i], t[i + 4], 0x88);
+    u[i + 4] = _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd);
+    u[i + 8] = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0x88);
+    u[i + 12] = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 8; ++i) {
+    rows[i] = reinterpret_cast<F32>(_mm512_shuffle_f32x4(u[i], u[i + 8], 0x88));
+    rows[i + 8] = reinterpret_cast<F32>(_mm512_shuffle_f32x4(u[i], u[i + 8], 0xdd));
+  }
+}
+#elif defined(__AVX2__)
+[[gnu::always_inline]] inline void transpose(F32 (&rows)[kLanes]) {
+  __m256 t[8];
+  __m256 u[8];
+  for (int i = 0; i < 8; ++i) t[i] = reinterpret_cast<__m256>(rows[i]);
+  for (int i = 0; i < 4; ++i) {
+    u[2 * i] = _mm256_unpacklo_ps(t[2 * i], t[2 * i + 1]);
+    u[2 * i + 1] = _mm256_unpackhi_ps(t[2 * i], t[2 * i + 1]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    t[4 * i] = _mm256_shuffle_ps(u[4 * i], u[4 * i + 2], 0x44);
+    t[4 * i + 1] = _mm256_shuffle_ps(u[4 * i], u[4 * i + 2], 0xee);
+    t[4 * i + 2] = _mm256_shuffle_ps(u[4 * i + 1], u[4 * i + 3], 0x44);
+    t[4 * i + 3] = _mm256_shuffle_ps(u[4 * i + 1], u[4 * i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = reinterpret_cast<F32>(_mm256_permute2f128_ps(t[i], t[i + 4], 0x20));
+    rows[i + 4] = reinterpret_cast<F32>(_mm256_permute2f128_ps(t[i], t[i + 4], 0x31));
+  }
+}
+#else
+[[gnu::always_inline]] inline void transpose(F32 (&rows)[kLanes]) {
+  float m[kLanes][kLanes];
+  for (int i = 0; i < kLanes; ++i) store(m[i], rows[i]);
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < kLanes; ++j) rows[i][j] = m[j][i];
+  }
+}
+#endif
+
 // A vector whose lane l is lane kIndex(l) of a (kLanes and up: of b).
 #if defined(__AVX512F__)
 #define SIDEWINDER_SHUFFLE(a, b, index)                                                            \
@@ -20,31 +78,6 @@ namespace sidewinder::SIDEWINDER_ISA {
 #define SIDEWINDER_SHUFFLE(a, b, index) \
   __builtin_shufflevector(a, b, index(0), index(1), index(2), index(3))
 #endif
-
-// Lanes without the bit kStep of both vectors: a's stay, b's move up by kStep. Or the lanes with
-// it.
-template <int kStep>
-constexpr int exchanged(int lane, bool high) {
-  if (high) return (lane & kStep) != 0 ? kLanes + lane : lane + kStep;
-  return (lane & kStep) != 0 ? kLanes + lane - kStep : lane;
-}
-
-template <int kStep = 1>
-inline void transpose(F32* square) {
-#define SIDEWINDER_LOW(lane) exchanged<kStep>(lane, false)
-#define SIDEWINDER_HIGH(lane) exchanged<kStep>(lane, true)
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if ((i & kStep) != 0) continue;
-    const F32 a = square[i];
-    const F32 b = square[i + kStep];
-    square[i] = SIDEWINDER_SHUFFLE(a, b, SIDEWINDER_LOW);
-    square[i + kStep] = SIDEWINDER_SHUFFLE(a, b, SIDEWINDER_HIGH);
-  }
-#undef SIDEWINDER_LOW
-#undef SIDEWINDER_HIGH
-  if constexpr (kStep * 2 < kLanes) transpose<kStep * 2>(square);
-}
 
 // The patterns of one-instruction shuffles. Inside blocks of 4 lanes: alternate the first (or
 // second) halves of a's and b's block, kStep lanes at a time. Beyond: the even (or odd) blocks of
