@@ -63,7 +63,7 @@ std::string find_tokenizer(const std::string& path) {
   // A checkpoint folder lies in its run folder.
   const std::filesystem::path folder = std::filesystem::path(path).lexically_normal();
   for (const auto& candidate : {folder, folder.parent_path(), folder.parent_path().parent_path()}) {
-    const std::string file = tokenizer_path(candidate.string());
+    std::string file = tokenizer_path(candidate.string());
     if (std::filesystem::exists(file)) return file;
   }
   return std::string(kBytesTokenizer);

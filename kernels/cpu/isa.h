@@ -49,14 +49,12 @@ void force_isa(Isa isa);
   namespace tiles { extern const Table name; }                    \
   namespace model { extern const Table name; }                    \
   inline const Table& name##_for_isa() {                          \
-    switch (active_isa()) {                                       \
-      case Isa::avx2: return isa_avx2::name;                      \
-      case Isa::avx512: return isa_avx512::name;                  \
-      case Isa::avx512_bf16: return isa_avx512_bf16::name;        \
-      case Isa::avx512_amx: return tiles::name;                   \
-      case Isa::amx_model: return model::name;                    \
-      case Isa::generic: break;                                   \
-    }                                                             \
+    const Isa isa = active_isa();                                 \
+    if (isa == Isa::avx2) return isa_avx2::name;                  \
+    if (isa == Isa::avx512) return isa_avx512::name;              \
+    if (isa == Isa::avx512_bf16) return isa_avx512_bf16::name;    \
+    if (isa == Isa::avx512_amx) return tiles::name;               \
+    if (isa == Isa::amx_model) return model::name;                \
     return isa_generic::name;                                     \
   }
 #else

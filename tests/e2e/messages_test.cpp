@@ -258,8 +258,8 @@ TEST_F(Messages, ValidationDataIsLookedAtBeforeTheFirstStep) {
                                         }});
   testing::write_tiny_recipe(folder_);
   const auto refused = [&](const std::string& validation) {
-    const ProgramResult result = run({"train", "tiny.toml", "--set", "model.vocabulary=512",
-                                      "--set", "data.validation=" + validation});
+    ProgramResult result = run({"train", "tiny.toml", "--set", "model.vocabulary=512", "--set",
+                                "data.validation=" + validation});
     EXPECT_THAT(result.errors, Not(HasSubstr("step 1 of")));
     EXPECT_FALSE(fs::exists(folder_ / "runs/tiny/metrics.jsonl"));
     return result;
