@@ -9,6 +9,7 @@
 #include <set>
 #include <utility>
 
+#include "data/corpus.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "kernels/tensor/allocator.h"
@@ -168,14 +169,13 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
                      loader_->vocabulary() - 1, model.options().vocabulary, loader_->vocabulary());
   if (!options_.data.validation.empty()) {
     // Now rather than after the steps before the first validation.
-    const DocumentRows validation(options_.data.validation, options_.data,
-                                  options_.train.validate_tokens);
+    const std::string digest = Corpus(options_.data.validation).index().tokenizer_digest;
     SIDEWINDER_REQUIRE(
-        validation.tokenizer_digest() == loader_->tokenizer_digest(),
+        digest == loader_->tokenizer_digest(),
         "data.validation, {}, was made with another tokenizer than the training data "
         "(digests {} and {}); its ids mean other texts; make both with the same one "
         "(`sidewinder tokenize --tokenizer`)",
-        options_.data.validation, validation.tokenizer_digest(), loader_->tokenizer_digest());
+        options_.data.validation, digest, loader_->tokenizer_digest());
   }
   metrics_ = std::make_unique<MetricsWriter>(options_.run.folder, state_.progress.step);
   saver_ = std::make_unique<BackgroundSaver>(options_.run.folder, options_.checkpoint);

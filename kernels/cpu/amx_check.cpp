@@ -103,8 +103,8 @@ std::string_view refusal_of(AmxState state) {
 }
 
 bool multiplies_right(const GemmKernels& kernels) {
-  constexpr int64_t kContraction =
-      45;  // a whole group of steps and a part that ends in half a pair
+  // A whole group of steps, and a part of one that ends in half a pair.
+  constexpr int64_t kContraction = 45;
   const int64_t rows = kernels.pair_rows.tile_rows;
   const int64_t columns = kernels.tile_columns;
   std::vector<float> a(static_cast<size_t>(rows * kContraction));

@@ -7,7 +7,6 @@
 #include "kernels/ops/attention.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -281,13 +280,13 @@ class Forward {
       next.end = static_cast<int32_t>(std::min<int64_t>(end, span_.end));
       pack_near(next, span_.begin);
       next.begin = next.end;
-      ahead_[0] = rows_ahead(out, tile.first_lane, tile.lanes);
+      ahead_.pieces[0] = rows_ahead(out, tile.first_lane, tile.lanes);
       if (i + 1 < item_.tiles.end) {
         const int64_t lanes = query_tiles_.lanes(i + 1);
         const int64_t count = std::min(lanes / queries_.heads, document_.keys() - next.begin);
-        ahead_[1] = rows_ahead(keys, next.begin, count);
-        ahead_[2] = rows_ahead(values, next.begin, count);
-        ahead_[3] = rows_ahead(queries_, query_tiles_.first_lane(i + 1), lanes);
+        ahead_.pieces[1] = rows_ahead(keys, next.begin, count);
+        ahead_.pieces[2] = rows_ahead(values, next.begin, count);
+        ahead_.pieces[3] = rows_ahead(queries_, query_tiles_.first_lane(i + 1), lanes);
       }
       multiply(tile, tile.visible, tile.span, span_.begin);
       store(tile);
@@ -295,7 +294,7 @@ class Forward {
   }
 
   // Tokens that hold rows first … first + count − 1.
-  RowsAhead rows_ahead(const HeadRows& rows, int64_t first, int64_t count) const {
+  RowsAhead::Piece rows_ahead(const HeadRows& rows, int64_t first, int64_t count) const {
     const auto element = static_cast<int64_t>(size_of(args_.q.dtype()));
     const int64_t stride = rows.token_stride * element;
     const int64_t token = first / rows.heads;
@@ -490,7 +489,7 @@ class Forward {
   Workspace workspace_;
   float* keys_;
   float* values_;
-  std::array<RowsAhead, 4> ahead_ = {};
+  RowsAhead ahead_ = {};
   std::vector<Tile> tiles_;
   Visibility visibility_;
   GatheredRows far_keys_, far_values_;

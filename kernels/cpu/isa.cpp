@@ -35,8 +35,8 @@ Isa from_environment() {
   for (const Isa isa : kLevels) {
     if (name_of(isa) != text) continue;
     SIDEWINDER_REQUIRE(can_run(isa),
-                       "SIDEWINDER_ISA is \"{}\" but this CPU can run at most {}; unset it", text,
-                       name_of(best_isa()));
+                       "SIDEWINDER_ISA is \"{}\" but this machine can run at most {}{}{}; unset it",
+                       text, name_of(best_isa()), amx_refusal().empty() ? "" : ": ", amx_refusal());
     return isa;
   }
   fail_user(

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/base/rounding.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa/selective_scan.h"
 #include "kernels/cpu/row_state.h"
@@ -54,9 +55,8 @@ ScanGroup group_of(const SelectiveScanInputs& in, const SequenceLayout& layout,
 // addresses and add fewer sums. Rows are split evenly, into a multiple of four where they are wide.
 int64_t backward_group(int64_t channels) {
   constexpr int64_t kWidest = 384, kNarrowest = 128, kWholeLines = 32;
-  const auto round_up = [](int64_t value, int64_t to) { return (value + to - 1) / to * to; };
-  const int64_t groups = round_up((channels + kWidest - 1) / kWidest, 4);
-  return std::max(kNarrowest, round_up((channels + groups - 1) / groups, kWholeLines));
+  const int64_t groups = round_up(divide_up(channels, kWidest), int64_t{4});
+  return std::max(kNarrowest, round_up(divide_up(channels, groups), kWholeLines));
 }
 
 int64_t chunks_per_row(const SequenceLayout& layout) {
@@ -87,7 +87,7 @@ class BackwardWave {
         states_(args.in.a.size(1)),
         padded_((states_ + kScanStatePadding - 1) / kScanStatePadding * kScanStatePadding),
         group_(backward_group(channels_)),
-        groups_((channels_ + group_ - 1) / group_),
+        groups_(divide_up(channels_, group_)),
         group_sums_(loops_.sums(static_cast<int>(group_), static_cast<int>(states_))),
         rows_(std::min(std::clamp<int64_t>(kWaveTokens / args.layout.row_length, 1, kWaveRows),
                        args.layout.rows)),

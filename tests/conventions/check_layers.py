@@ -1,9 +1,15 @@
-"""Every #include "..." of the tree goes down the order of layers.txt, and none into a closed folder."""
+"""Every #include "..." of the tree goes down the order of layers.txt, and none into a closed folder.
+
+Sources compiled for several instruction sets include no library whose functions a linker could share.
+"""
 import pathlib
 import re
 import sys
 
 SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
+# See kernels/cpu/isa/README.md.
+ISA_FOLDER = "kernels/cpu/isa/"
+ISA_LIBRARY = {"cstdint", "cstddef", "immintrin.h", "type_traits", "bit"}
 
 
 def read_layers(path):
@@ -47,6 +53,9 @@ def main(root):
                 continue
             file = path.relative_to(root).as_posix()
             for number, line in enumerate(path.read_text().splitlines(), 1):
+                library = re.match(r"\s*#\s*include\s+<([^>]+)>", line)
+                if library and file.startswith(ISA_FOLDER) and library.group(1) not in ISA_LIBRARY:
+                    problems.append(f"{file}:{number}: <{library.group(1)}> may not be included in {ISA_FOLDER}")
                 match = re.match(r'\s*#\s*include\s+"([^"]+)"', line)
                 if not match:
                     continue

@@ -17,9 +17,9 @@
 #include "kernels/base/digest.h"
 #include "kernels/base/error.h"
 #include "kernels/base/philox.h"
-#include "kernels/base/thread_pool.h"
 #include "tests/support/message_of.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/variants.h"
 
 namespace sidewinder {
 namespace {
@@ -184,18 +184,6 @@ TEST(CorpusBuilder, AFinishedCorpusIsLeftAlone) {
   EXPECT_EQ(contents(folder / "out"), before);
 }
 
-// While it lives, builds in child processes are possible: the pool's threads do not live there.
-class OneThread {
- public:
-  OneThread() : before_(ThreadPool::global().num_threads()) { ThreadPool::global().resize(1); }
-  ~OneThread() { ThreadPool::global().resize(before_); }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  int before_;
-};
-
 // Runs a build in a child process that is killed when the output folder holds `files` shards.
 void build_and_kill(const CorpusBuildOptions& options, size_t shards) {
   const pid_t child = ::fork();
@@ -227,7 +215,7 @@ void build_and_kill(const CorpusBuildOptions& options, size_t shards) {
 }
 
 TEST(CorpusBuilder, ContinuesAfterBeingKilledWithTheSameBytes) {
-  const OneThread one_thread;
+  const testing::OneThread one_thread;
   const TemporaryFolder folder;
   write_texts(folder / "text");
   CorpusBuildOptions options = options_for(folder / "text", folder / "whole");
@@ -313,7 +301,7 @@ int build_with_limit(const CorpusBuildOptions& options, rlim_t bytes) {
 }
 
 TEST(CorpusBuilder, AFullDiskLeavesNothingHalfWritten) {
-  const OneThread one_thread;
+  const testing::OneThread one_thread;
   const TemporaryFolder folder;
   write_texts(folder / "text");
   CorpusBuildOptions options = options_for(folder / "text", folder / "whole");

@@ -4,8 +4,8 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/thread_pool.h"
-#include "kernels/cpu/isa.h"
 #include "tests/support/random.h"
+#include "tests/support/variants.h"
 
 namespace sidewinder {
 namespace {
@@ -14,7 +14,6 @@ using testing::random_normal;
 using testing::same_bits;
 
 constexpr Dtype kTypes[] = {Dtype::f32, Dtype::bf16, Dtype::f64};
-constexpr Isa kLevels[] = {Isa::generic, Isa::avx2, Isa::avx512, Isa::avx512_bf16};
 
 // The sum in the wider arithmetic, rounded once. f64 holds the exact sum of two bf16 or f32 here.
 Tensor expected_sum(const Tensor& a, const Tensor& b, Dtype dtype) {
@@ -28,10 +27,7 @@ Tensor expected_sum(const Tensor& a, const Tensor& b, Dtype dtype) {
 }
 
 TEST(Add, RoundsOnceForEveryPairOfTypes) {
-  const Isa before = active_isa();
-  for (const Isa isa : kLevels) {
-    if (isa > best_isa()) continue;
-    force_isa(isa);
+  testing::for_each_isa([] {
     for (const int64_t width : {1, 7, 16, 33}) {
       for (const Dtype of_a : kTypes) {
         for (const Dtype of_b : kTypes) {
@@ -39,14 +35,13 @@ TEST(Add, RoundsOnceForEveryPairOfTypes) {
             const Tensor a = random_normal({5, width}, of_a, 1);
             const Tensor b = random_normal({5, width + 3}, of_b, 2).columns(2, 2 + width);
             EXPECT_TRUE(same_bits(ops::add(a, b, of_y), expected_sum(a, b, of_y)))
-                << name_of(isa) << ' ' << width << ' ' << name_of(of_a) << " + " << name_of(of_b)
-                << " as " << name_of(of_y);
+                << width << ' ' << name_of(of_a) << " + " << name_of(of_b) << " as "
+                << name_of(of_y);
           }
         }
       }
     }
-  }
-  force_isa(before);
+  });
 }
 
 TEST(Add, AddToWritesInPlace) {

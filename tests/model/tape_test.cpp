@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/base/thread_pool.h"
 #include "kernels/tensor/allocator.h"
 #include "model/autograd/functions.h"
 #include "tests/support/random.h"
+#include "tests/support/variants.h"
 
 namespace sidewinder {
 namespace {
@@ -51,8 +51,7 @@ struct TwoProducts {
 
 TEST(Tape, WhatIsMadeAgainTakesNoMemoryMeanwhileAndHasTheSameGradients) {
   // Another thread might take its work space in the second run only.
-  const int threads_before = ThreadPool::global().num_threads();
-  ThreadPool::global().resize(1);
+  const testing::OneThread one_thread;
   TwoProducts products;
   const std::vector<Tensor> kept = products.gradients(Middle::kept);
   const int64_t before = bytes_in_use();
@@ -65,7 +64,6 @@ TEST(Tape, WhatIsMadeAgainTakesNoMemoryMeanwhileAndHasTheSameGradients) {
   int64_t gradient_bytes = 0;
   for (const Tensor& gradient : again) gradient_bytes += static_cast<int64_t>(gradient.bytes());
   EXPECT_EQ(bytes_in_use() - before, gradient_bytes);
-  ThreadPool::global().resize(threads_before);
 }
 
 TEST(Tape, RecomputedBlocksKeepWhatIsMadeAgainElsewhere) {

@@ -75,6 +75,19 @@ class PathTest : public ::testing::TestWithParam<Path> {
   Isa previous_ = Isa::generic;
 };
 
+// A pool of one thread while it lives: what several would do in one order or another is fixed, and
+// child processes can be forked.
+class OneThread {
+ public:
+  OneThread() : before_(ThreadPool::global().num_threads()) { ThreadPool::global().resize(1); }
+  ~OneThread() { ThreadPool::global().resize(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int before_;
+};
+
 // Calls body(n) with a pool of n = 1, 2, 3, 5 threads.
 inline void for_each_pool_size(const std::function<void(int)>& body) {
   const int before = ThreadPool::global().num_threads();

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/base/thread_pool.h"
 #include "kernels/tensor/allocator.h"
 #include "kernels/tensor/dry_run.h"
+#include "tests/support/variants.h"
 #include "tools/synthetic_run.h"
 
 namespace sidewinder {
@@ -38,8 +38,7 @@ Recipe recipe_of(const std::string& layers, int64_t context) {
 // planned, and when another thread first needs its own is chance: a first step on one leaves all of
 // it.
 int64_t measured_peak(const Recipe& recipe) {
-  const int threads = ThreadPool::global().num_threads();
-  ThreadPool::global().resize(1);
+  const testing::OneThread one_thread;
   SyntheticRun(recipe).step(1);
   Allocator& allocator = allocator_of({});
   allocator.reset_peak();
@@ -49,7 +48,6 @@ int64_t measured_peak(const Recipe& recipe) {
     run.step(1);
     run.step(2);
   }
-  ThreadPool::global().resize(threads);
   return allocator.statistics().bytes_peak - before;
 }
 

@@ -5,9 +5,9 @@
 #include <cmath>
 
 #include "kernels/base/error.h"
-#include "kernels/base/thread_pool.h"
 #include "kernels/tensor/allocator.h"
 #include "tests/support/models.h"
+#include "tests/support/variants.h"
 
 namespace sidewinder {
 namespace {
@@ -111,8 +111,7 @@ TEST(Stream, EqualsOneWindowOverAllWhateverTheChunk) {
 TEST(Stream, OfAWindowedHybridTakesTheSameMemoryForLongerDocuments) {
   HybridModel model = testing::tiny_model("mw", Dtype::f32);
   // How much work space exists at a time depends on which threads meet.
-  const int threads = ThreadPool::global().num_threads();
-  ThreadPool::global().resize(1);
+  const testing::OneThread one_thread;
   const auto peak = [&](int64_t tokens) {
     const std::vector<int32_t> document = testing::random_tokens(tokens, 37, 8);
     allocator_of({}).reset_peak();
@@ -122,7 +121,6 @@ TEST(Stream, OfAWindowedHybridTakesTheSameMemoryForLongerDocuments) {
   };
   peak(256);  // packs the weights
   EXPECT_EQ(peak(8192), peak(1024));
-  ThreadPool::global().resize(threads);
 }
 
 }  // namespace

@@ -551,7 +551,7 @@ void forward_edge(ForwardState<kPairs>& state, int32_t key) {
 }
 
 // Into the second cache: the first is full of the tile.
-inline void fetch_next(RowsAhead& rows) {
+inline void fetch_next(RowsAhead::Piece& rows) {
   if (rows.count <= 0) return;
   for (int64_t i = 0; i < rows.size; i += 64) __builtin_prefetch(rows.next + i, 0, 2);
   rows.next += rows.stride;
@@ -561,12 +561,12 @@ inline void fetch_next(RowsAhead& rows) {
 template <bool kPairs>
 void forward(const AttentionForwardTile& tile) {
   ForwardState<kPairs> state(tile);
-  auto ahead = tile.ahead;
+  RowsAhead ahead = tile.ahead;
   const KeyRange full = full_keys(*tile.visible, tile.block);
   const bool whole = tile.visible->vectors == kForwardVectors;
   while (state.end < tile.block.end) {
     const int32_t key = state.end;
-    for (RowsAhead& rows : ahead) fetch_next(rows);
+    for (RowsAhead::Piece& rows : ahead.pieces) fetch_next(rows);
     if (tile.block.end - key < kForwardRows) {
       forward_edge<kPairs, 2>(state, key);
     } else if (whole && full.begin <= key && key + kForwardRows <= full.end) {
@@ -918,11 +918,7 @@ void pack_pairs(const HeadRows& rows, int64_t first, int64_t count, int64_t padd
       int64_t d = 0;
 #if defined(__AVX512BF16__)
       for (; odd != nullptr && d + kLanes <= width; d += kLanes) {
-        const auto half = [&](const T* row) {
-          return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + d));
-        };
-        _mm512_storeu_si512(target + d, interleave_halves(_mm512_inserti64x4(
-                                            _mm512_castsi256_si512(half(even)), half(odd), 1)));
+        _mm512_storeu_si512(target + d, interleave_rows(even + d, odd + d));
       }
 #endif
       for (; d < stride; d += kLanes) {

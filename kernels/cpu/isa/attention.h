@@ -12,7 +12,6 @@
 //   transposed   [width / pair][row]    to contract over the width
 //   row pairs    [row / pair][width]    to contract over the rows
 
-#include <array>
 #include <cstdint>
 
 #include "kernels/cpu/isa.h"
@@ -56,9 +55,12 @@ struct TileKeys {
 
 // Rows of memory that are wanted after a tile: they are fetched while it is multiplied.
 struct RowsAhead {
-  const char* next;
-  int64_t stride, size;  // bytes
-  int64_t count;
+  struct Piece {
+    const char* next;
+    int64_t stride, size;  // bytes
+    int64_t count;
+  };
+  Piece pieces[4];
 };
 
 struct AttentionForwardTile {
@@ -77,7 +79,7 @@ struct AttentionForwardTile {
   float* reference;     // [lanes] what P is relative to, base 2: a whole number
   float* sum;           // [lanes] Σ P
   float* divisor;       // [lanes] Σ of P as out adds them up: rounded, for bf16
-  std::array<RowsAhead, 4> ahead;
+  RowsAhead ahead;
 };
 
 // A few queries, as in generation: a tile would be mostly empty lanes, and packing the keys would

@@ -84,16 +84,12 @@ template <GemmWord kWord, typename T>
 F32 load_across(const T* p, const T* next) {
 #if defined(__AVX512BF16__)
   if constexpr (kWord == GemmWord::bf16_pair) {
-    __m512i both;
     if constexpr (sizeof(T) == 4) {
-      both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(load(next)),
-                                                           reinterpret_cast<__m512>(load(p))));
+      return reinterpret_cast<F32>(interleave_halves(reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(
+          reinterpret_cast<__m512>(load(next)), reinterpret_cast<__m512>(load(p))))));
     } else {
-      both = _mm512_inserti64x4(
-          _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))),
-          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(next)), 1);
+      return reinterpret_cast<F32>(interleave_rows(p, next));
     }
-    return reinterpret_cast<F32>(interleave_halves(both));
   }
 #endif
   (void)next;

@@ -78,6 +78,13 @@ inline __m512i interleave_halves(__m512i halves) {
                                          8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(order, halves);
 }
+// kLanes elements of two rows of bf16, side by side.
+inline __m512i interleave_rows(const uint16_t* even, const uint16_t* odd) {
+  const auto row = [](const uint16_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  };
+  return interleave_halves(_mm512_inserti64x4(_mm512_castsi256_si512(row(even)), row(odd), 1));
+}
 #else
 // The bits of bf16 in the lower halves.
 inline U32 rounded_bf16(F32 value) {
