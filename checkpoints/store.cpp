@@ -19,6 +19,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/hdf5_file.h"
 #include "kernels/base/log.h"
+#include "kernels/base/text.h"
 
 namespace sidewinder {
 namespace {
@@ -120,13 +121,6 @@ std::string normal_state(const std::string& text) {
   return state.dump();
 }
 
-std::string readable_bytes(uint64_t bytes) {
-  if (bytes >= uint64_t{1} << 30) {
-    return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / 0x1p30);
-  }
-  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 0x1p20);
-}
-
 void check_free_space(const std::string& folder, const CheckpointContent& content,
                       const std::string& state) {
   // A tensor takes its bytes, rounded up to 4 KiB, and 4 KiB of description; the manifest about
@@ -140,7 +134,7 @@ void check_free_space(const std::string& folder, const CheckpointContent& conten
     fail_environment(
         "{}: a checkpoint needs {} but only {} are free; free some space, or keep fewer "
         "checkpoints ([checkpoint] keep_last, keep_every)",
-        folder, readable_bytes(needed), readable_bytes(free));
+        folder, bytes_text(needed), bytes_text(free));
   }
 }
 

@@ -128,5 +128,6 @@ int64_t DocumentRows::vocabulary() const { return state_->corpora.front().vocabu
 const std::string& DocumentRows::tokenizer_digest() const {
   return state_->corpora.front().index().tokenizer_digest;
 }
+std::string DocumentRows::part_folder() const { return state_->corpus().part_folder(); }
 
 }  // namespace sidewinder

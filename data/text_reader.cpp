@@ -178,6 +178,14 @@ bool TextReader::read_line(std::string& line) {
   return any;
 }
 
+void require_utf8(std::string_view text, const std::string& name, Blame blame) {
+  const size_t bad = find_invalid_utf8(text);
+  if (bad == text.size()) return;
+  throw Error(blame,
+              fmt::format("{}: byte {} (0x{:02x}) is not valid UTF-8; a text is needed that is",
+                          name, bad, static_cast<unsigned char>(text[bad])));
+}
+
 bool TextReader::mend(std::string& text, const std::string& place, uint64_t first_byte) {
   size_t bad = find_invalid_utf8(text);
   if (bad == text.size()) return true;

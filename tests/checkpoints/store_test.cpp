@@ -420,7 +420,7 @@ TEST_F(StoreTest, AFullDiskIsReportedBeforeAndDuringASave) {
   Store store(disk);
   const Error before = error_of([&] { store.save(sample_content(1), kKeepAll); });
   EXPECT_EQ(before.exit_code(), ExitCode::environment);
-  EXPECT_THAT(before.what(), HasSubstr("a checkpoint needs 1.1 MiB but only 0.6 MiB are free"));
+  EXPECT_THAT(before.what(), HasSubstr("a checkpoint needs 1.1 MiB but only 600.0 KiB are free"));
   ASSERT_EQ(mount("tmpfs", disk.c_str(), "tmpfs", MS_REMOUNT, "size=9m,nr_inodes=6"), 0);
   store.save(sample_content(1), kKeepAll);
   // Room for bytes, but not for another folder with two files.
