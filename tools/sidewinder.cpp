@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <functional>
@@ -583,6 +584,8 @@ ExitCode run_program(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   using sidewinder::ExitCode;
+  // A limit on the size of files is then an error of the write, as a full disk is.
+  std::signal(SIGXFSZ, SIG_IGN);
   ExitCode code = ExitCode::bug;
   try {
     code = sidewinder::run_program(argc, argv);

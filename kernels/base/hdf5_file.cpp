@@ -48,11 +48,19 @@ herr_t append_description(unsigned /*depth*/, const H5E_error2_t* entry, void* t
   return 0;
 }
 
-// The library's error stack, outermost call first.
+// What the system said, if it said something; otherwise the library's error stack, outermost call
+// first.
 std::string error_stack() {
   std::string result;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, &append_description, &result);
   H5Eclear2(H5E_DEFAULT);
+  const std::string mark = "error message = '";
+  if (const size_t begin = result.find(mark); begin != std::string::npos) {
+    const size_t end = result.find('\'', begin + mark.size());
+    if (end != std::string::npos) {
+      return result.substr(begin + mark.size(), end - begin - mark.size());
+    }
+  }
   return result.empty() ? "no reason given by the HDF5 library" : result;
 }
 

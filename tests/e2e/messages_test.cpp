@@ -4,11 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
 
 #include "tests/support/program.h"
+#include "tests/support/small_disk.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_run.h"
 
@@ -204,6 +206,28 @@ TEST_F(Messages, ARunThatIsRefusedLeavesNothingBehind) {
   ASSERT_EQ(run({"train", "tiny.toml", "--set", "train.steps=3"}).exit_code, 0);
   EXPECT_FALSE(refused(bad_data));
   EXPECT_TRUE(fs::exists(newest_checkpoint(folder_ / "runs/tiny")));
+}
+
+TEST_F(Messages, ADiskWithoutRoomForACheckpointIsFoundBeforeTheFirstStep) {
+  prepare();
+  const testing::SmallDisk disk(folder_ / "disk", "size=300k");
+  if (!disk.mounted()) GTEST_SKIP() << "no small file system can be mounted here";
+  const ProgramResult result = run({"train", "tiny.toml", "--set", "run.folder=disk/run"});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.errors, AllOf(HasSubstr("a checkpoint needs "), Not(HasSubstr("step 1 of"))));
+  EXPECT_FALSE(fs::exists(folder_ / "disk/run"));
+}
+
+TEST_F(Messages, ALimitOnTheSizeOfFilesIsAnErrorNotASignal) {
+  prepare();
+  rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small = {60'000, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const ProgramResult result = run({"train", "tiny.toml"});
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.errors, HasSubstr("File too large"));
 }
 
 TEST_F(Messages, TextsOfThePromptAreUtf8) {

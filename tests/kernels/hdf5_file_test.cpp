@@ -220,7 +220,8 @@ TEST_F(Hdf5File, AFullDiskIsAnErrorAndLeavesNoFile) {
       write_one(writer, "x", Hdf5Type::f32, values);
       writer.close();
     } catch (const Error& error) {
-      _exit(std::string(error.what()).find(path_ + ": cannot ") == 0 ? 3 : 4);
+      const std::string expected = path_ + ": cannot write dataset x: File too large";
+      _exit(error.what() == expected ? 3 : 4);
     }
     _exit(5);
   }
