@@ -94,6 +94,7 @@ class DocumentRows {
   int64_t vocabulary() const;
   const std::string& tokenizer_digest() const;
   std::string part_folder() const;  // see Corpus
+  int64_t tokens() const;           // of the documents used
 
  private:
   struct State;

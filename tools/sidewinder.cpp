@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <functional>
 #include <new>
 #include <string>
@@ -431,6 +432,11 @@ void add_convert(CLI::App& app, Run& run) {
   command.add_option("--max-file-size", options->max_file_bytes,
                      "of the files with the weights of a Hugging Face folder, as in 2GB")
       ->transform(CLI::AsSizeValue(true))
+      ->transform([](const std::string& text) {
+        SIDEWINDER_REQUIRE(text.find_first_of("123456789") != std::string::npos && text[0] != '-',
+                           "--max-file-size is {}; use a size above 0, as in 2GB", text);
+        return text;
+      })
       ->default_str("5GB");
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return convert(*options); }; });
@@ -593,6 +599,9 @@ int main(int argc, char** argv) {
     // A recipe error begins with file:line:column, which editors look for at the start of a line.
     fmt::print(stderr, "sidewinder: stopped\n{}\n", error.what());
     code = error.exit_code();
+  } catch (const std::filesystem::filesystem_error& error) {
+    fmt::print(stderr, "sidewinder: stopped\n{}; name a path that can be used\n", error.what());
+    code = ExitCode::environment;
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "sidewinder: out of memory; use a smaller model, context or micro-batch\n");
     code = ExitCode::environment;

@@ -154,6 +154,8 @@ TEST_F(Messages, NumbersOutOfRangeAreFoundBeforeAnythingIsRead) {
   refused(with(eval, "--stride", "-1"), "--stride is -1");
   refused(with(eval, "--chunk", "0"), "--chunk is 0");
   refused({"eval", "no-run", "--tasks", "passkey", "--seed", "-1"}, "--seed is -1");
+  refused({"convert", "no", "a", "--max-file-size", "-1"}, "--max-file-size is -1");
+  refused({"convert", "no", "a", "--max-file-size", "0GB"}, "--max-file-size is 0GB");
   refused({"plan", "no.toml", "--lengths", "64,0"}, "--lengths is 0");
   refused({"plan", "no.toml", "--mfu", "1.1"}, "--mfu is 1.1");
   refused({"bench", "no.toml", "--steps", "0"}, "--steps is 0");
@@ -230,6 +232,20 @@ TEST_F(Messages, ALimitOnTheSizeOfFilesIsAnErrorNotASignal) {
   EXPECT_THAT(result.errors, HasSubstr("File too large"));
 }
 
+TEST_F(Messages, PathsThatCannotBeUsedAreNotOurBug) {
+  tokenize_otherwise();
+  testing::write_tiny_recipe(folder_);
+  fs::remove(folder_ / "other/tokenizer.model");
+  const ProgramResult incomplete =
+      run({"train", "tiny.toml", "--set", "model.vocabulary=512", "--set",
+           "data.validation=", "--set", "data.train.0.folder=other"});
+  EXPECT_EQ(incomplete.exit_code, 3);
+  EXPECT_THAT(incomplete.errors, HasSubstr("other/tokenizer.model: cannot be copied to"));
+  const ProgramResult result = run({"generate", std::string(300, 'a')});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.errors, AllOf(HasSubstr("name too long"), HasSubstr("name a path")));
+}
+
 TEST_F(Messages, TextsOfThePromptAreUtf8) {
   const ProgramResult result = run({"generate", "no-run", "--prompt", "abc\xff"});
   EXPECT_EQ(result.exit_code, 2);
@@ -250,6 +266,8 @@ TEST_F(Messages, EvalSaysWhichPartOfACorpusItTook) {
     EXPECT_THAT(output_of("tokens"), HasSubstr("data         tokens/train"));
     EXPECT_THAT(output_of("tokens/validation/"), HasSubstr("data         tokens/validation"));
   }
+  // Rows that no text fills are not made.
+  EXPECT_EQ(run({"eval", "runs/tiny", "--data", "tokens", "--context", "1000000000"}).exit_code, 0);
 }
 
 TEST_F(Messages, InspectOfAFileThatItDoesNotKnow) {

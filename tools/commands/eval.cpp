@@ -86,7 +86,9 @@ Evaluation evaluate_shards(const TrainedModel& trained, Dtype dtype, DocumentRow
                            const DataOptions& data, int64_t context,
                            const TokenVisitor& per_token) {
   const int64_t rows_per_batch = std::max<int64_t>(1, 4096 / context);
-  return evaluate(*trained.model, dtype, rows, data, context, rows_per_batch, per_token);
+  // A row that all documents do not fill would be padding.
+  const int64_t row_length = std::min(context, rows.tokens());
+  return evaluate(*trained.model, dtype, rows, data, row_length, rows_per_batch, per_token);
 }
 
 // Prints the model beside the n-gram models; the same as JSON.

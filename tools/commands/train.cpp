@@ -83,7 +83,13 @@ class RunFolder {
 void copy_tokenizer(const Recipe& recipe) {
   const std::string source = tokenizer_file(recipe.data);
   if (source.empty()) return;  // bytes
-  fs::copy_file(source, tokenizer_path(recipe.run.folder), fs::copy_options::overwrite_existing);
+  const std::string copy = tokenizer_path(recipe.run.folder);
+  std::error_code failed;
+  fs::copy_file(source, copy, fs::copy_options::overwrite_existing, failed);
+  if (failed) {
+    fail_environment("{}: cannot be copied to {}: {}; it belongs to the corpus", source, copy,
+                     failed.message());
+  }
 }
 
 void log_header(HybridModel& model, const Recipe& recipe, const Trainer& trainer, double peak) {
