@@ -245,6 +245,11 @@ Matrix matrix_of(const Tensor& tensor) {
           tensor.dtype() == Dtype::bf16 ? GemmElement::bf16 : GemmElement::f32};
 }
 
+const GemmRows& product_rows(Dtype compute) {
+  const GemmKernels& kernels = gemm_kernels_for_isa();
+  return rows_of(kernels, word_of(kernels, compute));
+}
+
 void pack_panels(PackedWeight& packed, const Matrix& weight, WeightUse use) {
   const GemmKernels& kernels = gemm_kernels_for_isa();
   const GemmWord word = word_of(kernels, packed.compute);
@@ -276,7 +281,7 @@ void pack_panels(PackedWeight& packed, const Matrix& weight, WeightUse use) {
 void multiply(const LinearProduct& product) {
   const GemmKernels& kernels = gemm_kernels_for_isa();
   check_packing(kernels, product.weight);
-  const GemmRows& cut = rows_of(kernels, word_of(kernels, product.weight.compute));
+  const GemmRows& cut = product_rows(product.weight.compute);
   const int64_t rows = product.x.rows;
   const int64_t columns = product.weight.out;
   if (rows == 0 || columns == 0) return;
@@ -318,7 +323,7 @@ void multiply(const LinearProduct& product) {
 void multiply_in_item(const LinearProduct& product, const WeightPart& part) {
   const GemmKernels& kernels = gemm_kernels_for_isa();
   check_packing(kernels, product.weight);
-  const GemmRows& cut = rows_of(kernels, word_of(kernels, product.weight.compute));
+  const GemmRows& cut = product_rows(product.weight.compute);
   SIDEWINDER_ASSERT(part.first_in % 2 == 0 && part.first_out % kernels.tile_columns == 0);
   for (int64_t row = 0; row < product.x.rows; row += cut.block_rows) {
     const int64_t rows = std::min<int64_t>(cut.block_rows, product.x.rows - row);

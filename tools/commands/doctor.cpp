@@ -72,8 +72,7 @@ std::string kernels_text() {
 std::string kernels_note() {
   switch (best_isa()) {
     case Isa::avx512_amx:
-      return "bf16 products by AMX tiles, f32 sums; right in a trial, speed not measured on "
-             "hardware";
+      return "bf16 products by AMX tiles, f32 sums; right in a trial";
     case Isa::avx512_bf16:
       return fmt::format("bf16 products by AVX512-BF16 instructions, f32 sums{}{}",
                          amx_refusal().empty() ? "" : "; AMX is not used: ", amx_refusal());

@@ -816,6 +816,51 @@ class LinesAhead {
 };
 
 #if defined(SIDEWINDER_TILES)
+// A tile of sums on its way to the output: some rows after every group of products of the next
+// tile, because vector instructions work beside the tile registers. Where a contraction is short,
+// this takes longer than the products.
+class LeavingTile {
+ public:
+  // `groups`: of products of every tile.
+  LeavingTile(const GemmOutput& output, int64_t groups) : output_(output) {
+    const int64_t rows = (kPairRows.tile_rows + groups - 1) / groups;
+    pace_ = output.transposed ? (rows + kLanes - 1) / kLanes * kLanes : rows;
+  }
+
+  // (row, column) is the first element. The tile before must have left.
+  void begin(const float* sums, int64_t rows, int64_t columns, int64_t row, int64_t column) {
+    next_ = sums;
+    rows_ = rows;
+    columns_ = columns;
+    row_ = row;
+    column_ = column;
+  }
+  void go_on() { leave(pace_); }
+  void finish() { leave(rows_); }
+
+ private:
+  void leave(int64_t most) {
+    const int64_t rows = rows_ < most ? rows_ : most;
+    if (rows == 0) return;
+    if (output_.transposed) {
+      finish_transposed_tile(next_, rows, columns_, row_, column_, output_);
+    } else {
+      finish_tile(next_, rows, columns_, row_, column_, output_);
+    }
+    next_ += rows * kTileColumns;
+    row_ += rows;
+    rows_ -= rows;
+  }
+
+  const GemmOutput& output_;
+  int64_t pace_;  // rows after a group
+  const float* next_ = nullptr;
+  int64_t rows_ = 0;
+  int64_t columns_ = 0;
+  int64_t row_ = 0;
+  int64_t column_ = 0;
+};
+
 // Adds the products of kTileSide steps to kRowTiles × kColumnTiles tiles of sums.
 template <int kRowTiles, int kColumnTiles>
 [[gnu::always_inline]] inline void multiply_group(Tiles& tiles, const float* a, const float* b) {
@@ -834,9 +879,11 @@ template <int kRowTiles, int kColumnTiles>
   }
 }
 
-// The sums of kRowTiles × kColumnTiles tiles, from a panel of A and one of B.
+// The sums of kRowTiles × kColumnTiles tiles, from a panel of A and one of B. The tile before
+// leaves `sums` meanwhile.
 template <int kRowTiles, int kColumnTiles>
-void multiply_tiles(Tiles& tiles, const float* a, const float* b, int64_t steps, float* sums) {
+void multiply_tiles(Tiles& tiles, const float* a, const float* b, int64_t steps, float* sums,
+                    LeavingTile& before) {
   constexpr int64_t kStepWords = kColumnTiles * kTileSide;  // of B
   tiles.zero<0>();
   tiles.zero<1>();
@@ -844,6 +891,7 @@ void multiply_tiles(Tiles& tiles, const float* a, const float* b, int64_t steps,
   tiles.zero<3>();
   for (; steps >= kTileSide; steps -= kTileSide) {
     multiply_group<kRowTiles, kColumnTiles>(tiles, a, b);
+    before.go_on();
     a += kPairRows.tile_rows * kTileSide;
     b += kTileSide * kStepWords;
   }
@@ -853,6 +901,7 @@ void multiply_tiles(Tiles& tiles, const float* a, const float* b, int64_t steps,
     __builtin_memcpy(last, b, static_cast<size_t>(4 * steps * kStepWords));
     multiply_group<kRowTiles, kColumnTiles>(tiles, a, last);
   }
+  before.finish();
   constexpr int64_t kStride = 4 * kTileColumns;
   float* const lower = sums + kTileSide * kTileColumns;
   tiles.store<0>(sums, kStride);
@@ -869,6 +918,7 @@ void multiply_pairs(const GemmBlock& block) {
   const int64_t a_panels = (block.rows + kPanelRows - 1) / kPanelRows;
   const int64_t b_panels = (block.columns + kTileColumns - 1) / kTileColumns;
   const bool a_stays = a_panels <= b_panels;
+  LeavingTile before(block.output, (block.steps + kTileSide - 1) / kTileSide);
   for (int64_t tile = 0; tile < a_panels * b_panels; ++tile) {
     const int64_t a_panel = a_stays ? tile % a_panels : tile / b_panels;
     const int64_t b_panel = a_stays ? tile / a_panels : tile % b_panels;
@@ -887,13 +937,10 @@ void multiply_pairs(const GemmBlock& block) {
     multiply_panels(tiles, reinterpret_cast<const float*>(block.a) + a_panel * block.a_panel_stride,
                     reinterpret_cast<const float*>(block.b) + b_panel * block.b_panel_stride +
                         block.first_step * (one_column ? kTileSide : kTileColumns),
-                    block.steps, sums);
-    if (block.output.transposed) {
-      finish_transposed_tile(sums, rows, columns, row, column, block.output);
-    } else {
-      finish_tile(sums, rows, columns, row, column, block.output);
-    }
+                    block.steps, sums, before);
+    before.begin(sums, rows, columns, row, column);
   }
+  before.finish();
 }
 #endif
 
