@@ -861,35 +861,48 @@ class LeavingTile {
   int64_t column_ = 0;
 };
 
-// Adds the products of kTileSide steps to kRowTiles × kColumnTiles tiles of sums.
+// Adds the products of kTileSide steps to kRowTiles × kColumnTiles tiles of sums. All loads come
+// first: they wait for the second-level cache together.
 template <int kRowTiles, int kColumnTiles>
 [[gnu::always_inline]] inline void multiply_group(Tiles& tiles, const float* a, const float* b) {
   const int64_t b_stride = kColumnTiles * kLine;
   tiles.load<4>(a, kLine);
   tiles.load<6>(b, b_stride);
+  if constexpr (kColumnTiles == 2) tiles.load<7>(b + kTileSide, b_stride);
+  if constexpr (kRowTiles == 2) tiles.load<5>(a + kTileSide * kTileSide, kLine);
   tiles.multiply<0, 4, 6>();
-  if constexpr (kColumnTiles == 2) {
-    tiles.load<7>(b + kTileSide, b_stride);
-    tiles.multiply<1, 4, 7>();
-  }
-  if constexpr (kRowTiles == 2) {
-    tiles.load<5>(a + kTileSide * kTileSide, kLine);
-    tiles.multiply<2, 5, 6>();
-    if constexpr (kColumnTiles == 2) tiles.multiply<3, 5, 7>();
-  }
+  if constexpr (kColumnTiles == 2) tiles.multiply<1, 4, 7>();
+  if constexpr (kRowTiles == 2) tiles.multiply<2, 5, 6>();
+  if constexpr (kRowTiles * kColumnTiles == 4) tiles.multiply<3, 5, 7>();
 }
 
-// The sums of kRowTiles × kColumnTiles tiles, from a panel of A and one of B. The tile before
-// leaves `sums` meanwhile.
+// What a tile of sums is made from: a panel of A and one of B.
+struct TileProduct {
+  const float* a;
+  const float* b;
+  int64_t steps;
+  // Memory to ask for, this many bytes with every group of products.
+  const char* ahead;
+  int64_t ahead_bytes;
+};
+
+// The sums of kRowTiles × kColumnTiles tiles. The tile before leaves `sums` meanwhile.
 template <int kRowTiles, int kColumnTiles>
-void multiply_tiles(Tiles& tiles, const float* a, const float* b, int64_t steps, float* sums,
-                    LeavingTile& before) {
+void multiply_tiles(Tiles& tiles, const TileProduct& product, float* sums, LeavingTile& before) {
   constexpr int64_t kStepWords = kColumnTiles * kTileSide;  // of B
+  const float* a = product.a;
+  const float* b = product.b;
+  const char* ahead = product.ahead;
   tiles.zero<0>();
   tiles.zero<1>();
   tiles.zero<2>();
   tiles.zero<3>();
+  int64_t steps = product.steps;
   for (; steps >= kTileSide; steps -= kTileSide) {
+    for (int64_t byte = 0; byte < product.ahead_bytes; byte += kLine) {
+      __builtin_prefetch(ahead + byte, 0, 2);
+    }
+    ahead += product.ahead_bytes;
     multiply_group<kRowTiles, kColumnTiles>(tiles, a, b);
     before.go_on();
     a += kPairRows.tile_rows * kTileSide;
@@ -914,31 +927,51 @@ void multiply_pairs(const GemmBlock& block) {
   constexpr int64_t kPanelRows = kPairRows.tile_rows;
   Tiles tiles;
   alignas(kLine) float sums[kPanelRows * kTileColumns];
-  // As in multiply(): the operand with fewer panels stays in the cache.
+  // As in multiply(): the operand with fewer panels stays in the cache, and all tiles of a passing
+  // panel share the prefetching of the next one.
   const int64_t a_panels = (block.rows + kPanelRows - 1) / kPanelRows;
   const int64_t b_panels = (block.columns + kTileColumns - 1) / kTileColumns;
   const bool a_stays = a_panels <= b_panels;
-  LeavingTile before(block.output, (block.steps + kTileSide - 1) / kTileSide);
-  for (int64_t tile = 0; tile < a_panels * b_panels; ++tile) {
-    const int64_t a_panel = a_stays ? tile % a_panels : tile / b_panels;
-    const int64_t b_panel = a_stays ? tile / a_panels : tile % b_panels;
-    const int64_t row = a_panel * kPanelRows;
-    const int64_t column = b_panel * kTileColumns;
-    const int64_t rows = block.rows - row < kPanelRows ? block.rows - row : kPanelRows;
-    const int64_t columns_left = block.columns - column;
-    const int64_t columns = columns_left < kTileColumns ? columns_left : kTileColumns;
-    if (block.packs_a != nullptr && column == 0) pack(panel_of(*block.packs_a, row));
-    if (block.packs_b != nullptr && row == 0) pack(panel_of(*block.packs_b, column));
-    const bool one_row = rows <= kTileSide;
-    const bool one_column = columns <= kTileSide;
-    const auto multiply_panels = one_row
-                                     ? (one_column ? multiply_tiles<1, 1> : multiply_tiles<1, 2>)
-                                     : (one_column ? multiply_tiles<2, 1> : multiply_tiles<2, 2>);
-    multiply_panels(tiles, reinterpret_cast<const float*>(block.a) + a_panel * block.a_panel_stride,
-                    reinterpret_cast<const float*>(block.b) + b_panel * block.b_panel_stride +
-                        block.first_step * (one_column ? kTileSide : kTileColumns),
-                    block.steps, sums, before);
-    before.begin(sums, rows, columns, row, column);
+  const int64_t passing = a_stays ? b_panels : a_panels;
+  const int64_t staying = a_stays ? a_panels : b_panels;
+  const auto* a = reinterpret_cast<const float*>(block.a);
+  const auto* b = reinterpret_cast<const float*>(block.b);
+  const int64_t groups = (block.steps + kTileSide - 1) / kTileSide;
+  constexpr int64_t kGroupLines = kPanelRows * kTileSide * 4 / kLine;
+  static_assert(kPanelRows == kTileColumns);
+  const int64_t ahead_bytes = (kGroupLines + staying - 1) / staying * kLine;
+  LeavingTile before(block.output, groups);
+  for (int64_t outer = 0; outer < passing; ++outer) {
+    const int64_t next = outer + 1 < passing ? outer + 1 : outer;
+    const auto* ahead = reinterpret_cast<const char*>(a_stays ? b + next * block.b_panel_stride +
+                                                                    block.first_step * kTileColumns
+                                                              : a + next * block.a_panel_stride);
+    for (int64_t inner = 0; inner < staying; ++inner) {
+      const int64_t a_panel = a_stays ? inner : outer;
+      const int64_t b_panel = a_stays ? outer : inner;
+      const int64_t row = a_panel * kPanelRows;
+      const int64_t column = b_panel * kTileColumns;
+      const int64_t rows = block.rows - row < kPanelRows ? block.rows - row : kPanelRows;
+      const int64_t columns_left = block.columns - column;
+      const int64_t columns = columns_left < kTileColumns ? columns_left : kTileColumns;
+      if (block.packs_a != nullptr && column == 0) pack(panel_of(*block.packs_a, row));
+      if (block.packs_b != nullptr && row == 0) pack(panel_of(*block.packs_b, column));
+      const bool one_row = rows <= kTileSide;
+      const bool one_column = columns <= kTileSide;
+      const auto multiply_panels = one_row
+                                       ? (one_column ? multiply_tiles<1, 1> : multiply_tiles<1, 2>)
+                                       : (one_column ? multiply_tiles<2, 1> : multiply_tiles<2, 2>);
+      const TileProduct product = {
+          .a = a + a_panel * block.a_panel_stride,
+          .b = b + b_panel * block.b_panel_stride +
+               block.first_step * (one_column ? kTileSide : kTileColumns),
+          .steps = block.steps,
+          .ahead = ahead + inner * groups * ahead_bytes,
+          .ahead_bytes = ahead_bytes,
+      };
+      multiply_panels(tiles, product, sums, before);
+      before.begin(sums, rows, columns, row, column);
+    }
   }
   before.finish();
 }
