@@ -70,7 +70,7 @@ class TextReader {
   void open_next();
   // False if the text is to be left out.
   bool mend(std::string& text, const std::string& place, uint64_t first_byte);
-  std::optional<std::string> field_of(std::string line, const std::string& place);
+  std::optional<std::string> field_of(const std::string& line, const std::string& place);
 
   std::vector<TextFile> files_;
   TextOptions options_;

@@ -123,7 +123,7 @@ TEST_F(Messages, NoCommandWorksForAResultThatCannotBeWritten) {
 }
 
 TEST_F(Messages, NumbersOutOfRangeAreFoundBeforeAnythingIsRead) {
-  const auto refused = [&](std::vector<std::string> command, const std::string& message) {
+  const auto refused = [&](const std::vector<std::string>& command, const std::string& message) {
     const ProgramResult result = run(command);
     EXPECT_EQ(result.exit_code, 2) << message;
     EXPECT_THAT(result.errors, HasSubstr(message));
