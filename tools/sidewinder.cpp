@@ -13,6 +13,7 @@
 #include <new>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "kernels/base/check.h"
 #include "kernels/base/error.h"
@@ -320,7 +321,9 @@ void add_eval(CLI::App& app, Run& run) {
   command.add_option("--lengths", by_length->lengths,
                      "perplexity at these context lengths; of tasks: tokens of prompt and answer")
       ->type_name("N,N,…");
+  std::vector<CLI::Option*> of_lengths;
   const auto add_length = [&](CLI::Option* option) {
+    of_lengths.push_back(option);
     option->excludes(named)->excludes(context)->excludes(baselines)->group("Perplexity by length");
   };
   add_length(
@@ -354,9 +357,16 @@ void add_eval(CLI::App& app, Run& run) {
                       "also write every trial to FILE as JSON lines"));
   add_json(command, options->json_path);
   command.footer([] { return "\n" + task_help() + "\nA setting is written behind its task: kv:pairs=75. ruler means all of RULER's tasks."; });
-  command.callback([options, tasks, by_length, &run] {
-    run = [options, tasks, by_length] {
-      if (tasks->tasks.empty() && (!by_length->lengths.empty() || by_length->stream)) {
+  command.callback([options, tasks, by_length, of_lengths, &run] {
+    run = [options, tasks, by_length, of_lengths] {
+      const bool is_by_length = !by_length->lengths.empty() || by_length->stream;
+      for (const CLI::Option* option : of_lengths) {
+        SIDEWINDER_REQUIRE(option->count() == 0 || is_by_length,
+                           "{} has no effect without --lengths or --stream; add one of them, or "
+                           "leave it out",
+                           option->get_name());
+      }
+      if (tasks->tasks.empty() && is_by_length) {
         EvalLengthsCommand& one = *by_length;
         one.model = options->model;
         one.precision = options->precision;

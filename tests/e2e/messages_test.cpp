@@ -158,6 +158,8 @@ TEST_F(Messages, NumbersOutOfRangeAreFoundBeforeAnythingIsRead) {
   refused({"convert", "no", "a", "--max-file-size", "0GB"}, "--max-file-size is 0GB");
   refused({"plan", "no.toml", "--lengths", "64,0"}, "--lengths is 0");
   refused({"plan", "no.toml", "--mfu", "1.1"}, "--mfu is 1.1");
+  refused({"plan", "--json", "plan.json"}, "name a recipe, or leave --set, --lengths and --json");
+  refused(with(eval, "--stride", "4"), "--stride has no effect without --lengths or --stream");
   refused({"bench", "no.toml", "--steps", "0"}, "--steps is 0");
   refused({"synthesize", "passkey", "a.jsonl", "--documents", "0"}, "--documents is 0");
 }

@@ -348,6 +348,10 @@ void print_histogram(const PieceLengths& pieces) {
 
 ExitCode plan(const PlanCommand& command) {
   if (command.recipe.empty()) {
+    SIDEWINDER_REQUIRE(command.sets.empty() && command.lengths.empty() && command.json_path.empty(),
+                       "without a recipe there are only the tables that are usually quoted; name a "
+                       "recipe, or leave "
+                       "--set, --lengths and --json out");
     fmt::print("{}", plan_tables());
     return ExitCode::success;
   }
