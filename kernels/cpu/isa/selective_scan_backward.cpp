@@ -389,22 +389,31 @@ void finish(const ScanBackwardItem& item, const Strip<T>* strips, int num_strips
 template <typename T>
 constexpr int kAhead = 256 / (kLanes * static_cast<int>(sizeof(T)));
 
-// The kAhead strips from `s` on; past the last strip, the first ones of the chunk before.
+// Where strip `s` of a chunk begins, in the row and the group; past the chunk's last strip, the
+// first one of the chunk before, or of what this thread does next. token < 0: nowhere.
+struct Place {
+  int64_t token, channel;
+};
+
+Place place_of(const ScanBackwardItem& item, int64_t chunk, int s) {
+  if (s < strips_of(item.in.channels)) return {chunk * kScanTile, int64_t{s} * kLanes};
+  if (chunk > item.chunk_begin) return {(chunk - 1) * kScanTile, 0};
+  return {item.in.next_token, item.in.next_channel};
+}
+
+// The kAhead strips from `s` on.
 template <typename T>
 RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, int s, bool late) {
   constexpr int64_t kSize = sizeof(T);
-  if (s >= strips_of(item.in.channels)) {
-    s = 0;
-    --chunk;
-  }
-  const int channels = item.in.channels - s * kLanes;
+  const int first = s < strips_of(item.in.channels) ? s : 0;
+  const int channels = item.in.channels - first * kLanes;
   const int ahead = kAhead<T> * kLanes;
   RowPrefetch prefetch(item.scratch, (channels < ahead ? channels : ahead) * kSize, kLanes * kSize);
-  if (chunk < item.chunk_begin) return prefetch;
+  const Place place = place_of(item, chunk, s);
+  if (place.token < 0) return prefetch;
   const auto add = [&](const void* p, int64_t stride) {
     if (p == nullptr) return;
-    prefetch.add(static_cast<const T*>(p) + chunk * kScanTile * stride + s * kLanes,
-                 stride * kSize);
+    prefetch.add(static_cast<const T*>(p) + place.token * stride + place.channel, stride * kSize);
   };
   if (!late) {
     add(item.in.u, item.in.u_stride);
@@ -422,17 +431,14 @@ RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, int s, bool l
   return prefetch;
 }
 
-// Asks for the saved states of strip `s` of a chunk; past its last strip, for those of the chunk
-// before.
-void prefetch_states(const ScanBackwardItem& item, int64_t chunk, int s, int strips) {
-  if (s == strips) {
-    s = 0;
-    --chunk;
-  }
-  if (chunk < item.chunk_begin) return;
+// Asks for the saved states of strip `s` of a chunk.
+void prefetch_states(const ScanBackwardItem& item, int64_t chunk, int s) {
+  const Place place = place_of(item, chunk, s);
+  if (place.token < 0) return;
   constexpr int64_t kLine = 64 / sizeof(float);
-  const float* states = item.chunk_states + chunk * item.chunk_stride + s * kLanes * item.in.states;
-  const int64_t floats = strip_count(item.in.channels, s) * item.in.states;
+  const float* states = item.chunk_states + place.token / kScanTile * item.chunk_stride +
+                        place.channel * item.in.states;
+  const int64_t floats = kLanes * item.in.states;
   for (int64_t i = 0; i < floats; i += kLine) __builtin_prefetch(states + i);
 }
 
@@ -482,9 +488,13 @@ void backward_of(const ScanBackwardItem& item) {
     const int count = strip_count(in.channels, s);
     load_states(in.a + s * kLanes * in.a_stride, in.a_stride, count, in.states, kLog2E,
                 tile.rates + s * padded);
-    if (item.dfinal != nullptr && item.chunk_end * kScanTile >= in.row_length) {
+    if (item.chunk_end * kScanTile < in.row_length) continue;
+    F32* gradient = strip_sums(item.sums, s, padded).gradient;
+    if (item.dfinal != nullptr) {
       load_states(item.dfinal + s * kLanes * in.states, in.states, count, in.states, 1.0F,
-                  strip_sums(item.sums, s, padded).gradient);
+                  gradient);
+    } else {
+      for (int n = 0; n < padded; ++n) gradient[n] = F32{};
     }
   }
 
@@ -514,7 +524,7 @@ void backward_of(const ScanBackwardItem& item) {
       for (int s = begin_strip; s < begin_strip + num_strips; ++s) {
         rebuild_and_sweep(item, together[s - begin_strip], s, chunk, first_reset, partials, early,
                           late);
-        prefetch_states(item, chunk, s + 1, strips);
+        prefetch_states(item, chunk, s + 1);
       }
       finish(item, together, num_strips);
     }
@@ -530,7 +540,47 @@ void backward_of(const ScanBackwardItem& item) {
   stream_fence();
 }
 
+// Rows of db or dc from the sums of a chunk, in which blocks of states of dc and of db take turns.
+template <typename T>
+void store_projection(const float* sums, T* p, int64_t stride, int tokens, int states) {
+  const int padded = padded_states(states);
+  for (int t = 0; t < tokens; ++t, sums += 2 * padded, p += stride) {
+    for (int n = 0; n < states; n += kLanes) {
+      float lanes[kLanes] = {};
+      for (int i = 0; i < kLanes && n + i < padded; i += kBlock) {
+        for (int j = 0; j < kBlock; ++j) lanes[i + j] = sums[2 * (n + i) + j];
+      }
+      store_strip(p + n, load(lanes), states - n < kLanes ? states - n : kLanes);
+    }
+  }
+}
+
+template <typename T>
+void add_groups_of(const ScanGroupSums& in) {
+  const int64_t vectors = int64_t{in.tokens} * 2 * padded_states(in.states) / kLanes;
+  F32* sums = reinterpret_cast<F32*>(in.scratch);
+  for (int64_t group = 0; group < in.groups; ++group) {
+    const float* partials = in.partials + group * in.group_stride;
+    const float* next = group + 1 < in.groups ? partials + in.group_stride : partials;
+    for (int64_t i = 0; i < vectors; ++i) {
+      __builtin_prefetch(next + i * kLanes);
+      const F32 partial = load(partials + i * kLanes);
+      sums[i] = group == 0 ? partial : sums[i] + partial;
+    }
+  }
+  store_projection(in.scratch, static_cast<T*>(in.dc), in.dc_stride, in.tokens, in.states);
+  store_projection(in.scratch + kBlock, static_cast<T*>(in.db), in.db_stride, in.tokens, in.states);
+}
+
 }  // namespace
+
+void selective_scan_add_groups(const ScanGroupSums& sums) {
+  if (sums.bf16) {
+    add_groups_of<uint16_t>(sums);
+  } else {
+    add_groups_of<float>(sums);
+  }
+}
 
 int64_t selective_scan_backward_scratch(int channels, int states) {
   const int64_t padded = padded_states(states);
