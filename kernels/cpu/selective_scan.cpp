@@ -24,7 +24,7 @@ constexpr int64_t kNarrowest = 32, kWidest = 256;
 // Chunks of one work item, at most.
 constexpr int64_t kForwardChunks = 8, kBackwardChunks = 4;
 // Steps whose partial sums of db and dc exist at a time.
-constexpr int64_t kRing = 2;
+constexpr int64_t kRing = 3;
 // Below this many state steps, waking other threads takes longer than the work.
 constexpr int64_t kSmall = 100'000;
 
@@ -90,7 +90,8 @@ class Partition {
         layout_(layout),
         resets_(layout),
         reverse_(reverse),
-        width_(width_of(in.u.size(1))),
+        small_(in.u.count() * in.a.size(1) < kSmall),
+        width_(small_ && !reverse ? kWidest : width_of(in.u.size(1))),
         groups_(divide_up(in.u.size(1), width_)),
         tracks_(std::min(layout.rows, divide_up(kChains, groups_))),
         chunks_(divide_up(layout.row_length, kScanChunk)),
@@ -155,7 +156,7 @@ class Partition {
   // The same items, on this thread where they are too little to share.
   template <typename Item>
   void run(int64_t count, Item&& item) const {
-    if (in_.u.count() * in_.a.size(1) >= kSmall) return parallel_for(count, item);
+    if (!small_) return parallel_for(count, item);
     parallel_for(1, [&](int64_t) {
       for (int64_t i = 0; i < count; ++i) item(i);
     });
@@ -174,7 +175,7 @@ class Partition {
   const SelectiveScanInputs& in_;
   const SequenceLayout& layout_;
   const Resets resets_;
-  bool reverse_;
+  bool reverse_, small_;
   int64_t width_, groups_, tracks_;
   int64_t chunks_, segment_, segments_;  // of a row, of a link; links of a row
 };
