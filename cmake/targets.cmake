@@ -42,11 +42,12 @@ function(sidewinder_kernels)
       sidewinder_isa_level(avx2 "-mavx2;-mfma;-mf16c" ${isa_sources})
       sidewinder_isa_level(avx512 "${avx512}" ${isa_sources})
       sidewinder_isa_level(avx512_bf16 "${avx512};-mavx512bf16" ${isa_sources})
-      # Tile registers serve matrix products alone; the model of them serves tests.
-      set(gemm ${PROJECT_SOURCE_DIR}/kernels/cpu/isa/gemm.cpp)
+      # Tile registers serve matrix products and their limit; the model of them serves tests.
+      set(tiles ${isa_sources})
+      list(FILTER tiles INCLUDE REGEX "/(gemm|peak)\\.cpp$")
       sidewinder_isa_level(avx512_amx
-        "${avx512};-mavx512bf16;-mamx-tile;-mamx-bf16;-DSIDEWINDER_AMX" ${gemm})
-      sidewinder_isa_level(amx_model "${avx512};-mavx512bf16;-DSIDEWINDER_AMX_MODEL" ${gemm})
+        "${avx512};-mavx512bf16;-mamx-tile;-mamx-bf16;-DSIDEWINDER_AMX" ${tiles})
+      sidewinder_isa_level(amx_model "${avx512};-mavx512bf16;-DSIDEWINDER_AMX_MODEL" ${tiles})
     endif()
   endif()
 endfunction()

@@ -27,8 +27,11 @@ constexpr int64_t kSharedCacheBytes = int64_t{4} << 20;
 // Steps of the shared operand of a transposed product that an item packs.
 constexpr int64_t kPackSteps = 64;
 static_assert(kPackSteps % kGemmStepGroup == 0);
-// A chunk of a transposed product is cut into at least about this many items.
+// A chunk of a transposed product is cut into at least about this many items, and into two for
+// every thread as far as none multiplies fewer panels of the shared operand than these.
 constexpr int64_t kItemsPerChunk = 16;
+constexpr int64_t kItemsPerThread = 2;
+constexpr int64_t kFewestSharedPanels = 8;
 // The panels that an item packs stay in the second-level cache.
 constexpr int64_t kMostPanelsOfA = 6;
 constexpr int64_t kMostPanelsOfB = 2;
@@ -245,6 +248,11 @@ Matrix matrix_of(const Tensor& tensor) {
           tensor.dtype() == Dtype::bf16 ? GemmElement::bf16 : GemmElement::f32};
 }
 
+const GemmRows& product_rows(Dtype compute) {
+  const GemmKernels& kernels = gemm_kernels_for_isa();
+  return rows_of(kernels, word_of(kernels, compute));
+}
+
 void pack_panels(PackedWeight& packed, const Matrix& weight, WeightUse use) {
   const GemmKernels& kernels = gemm_kernels_for_isa();
   const GemmWord word = word_of(kernels, packed.compute);
@@ -276,7 +284,7 @@ void pack_panels(PackedWeight& packed, const Matrix& weight, WeightUse use) {
 void multiply(const LinearProduct& product) {
   const GemmKernels& kernels = gemm_kernels_for_isa();
   check_packing(kernels, product.weight);
-  const GemmRows& cut = rows_of(kernels, word_of(kernels, product.weight.compute));
+  const GemmRows& cut = product_rows(product.weight.compute);
   const int64_t rows = product.x.rows;
   const int64_t columns = product.weight.out;
   if (rows == 0 || columns == 0) return;
@@ -318,7 +326,7 @@ void multiply(const LinearProduct& product) {
 void multiply_in_item(const LinearProduct& product, const WeightPart& part) {
   const GemmKernels& kernels = gemm_kernels_for_isa();
   check_packing(kernels, product.weight);
-  const GemmRows& cut = rows_of(kernels, word_of(kernels, product.weight.compute));
+  const GemmRows& cut = product_rows(product.weight.compute);
   SIDEWINDER_ASSERT(part.first_in % 2 == 0 && part.first_out % kernels.tile_columns == 0);
   for (int64_t row = 0; row < product.x.rows; row += cut.block_rows) {
     const int64_t rows = std::min<int64_t>(cut.block_rows, product.x.rows - row);
@@ -373,7 +381,14 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
       cuts_b ? kMostPanelsOfB : std::min<int64_t>(kMostPanelsOfA, rows.block_rows / rows.tile_rows);
   const int64_t panels_per_item =
       std::clamp<int64_t>(cut.panels() / kItemsPerChunk, 1, most_panels);
+  // With many threads several items pack the same panels, each for a part of the shared ones. The
+  // bits of an element do not depend on the item it falls in.
   const int num_threads = ThreadPool::global().num_threads();
+  const int64_t blocks = divide_up(cut.panels(), panels_per_item);
+  const int64_t parts =
+      std::clamp<int64_t>(divide_up(kItemsPerThread * num_threads, blocks), 1,
+                          std::max<int64_t>(1, shared.panels() / kFewestSharedPanels));
+  const int64_t panels_per_part = divide_up(shared.panels(), parts);
   const Tensor shared_panels = Tensor::empty({shared.panels(), shared.panel_stride()}, Dtype::f32);
   auto* const shared_words = static_cast<uint32_t*>(shared_panels.raw());
 
@@ -385,32 +400,43 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
       const int64_t last = std::min(end_token, first_token + end * elements_per_step(word));
       kernels.pack(shared.packing(word, {0, shared.panels()}, {first, last}, shared_words, begin));
     });
-    parallel_ranges(cut.panels(), panels_per_item, [&](int64_t begin, int64_t end) {
+    parallel_for(blocks * parts, [&](int64_t item) {
+      const int64_t begin = item % blocks * panels_per_item;
+      const int64_t end = std::min(begin + panels_per_item, cut.panels());
+      const int64_t part = item / blocks * panels_per_part;
+      const int64_t part_end = std::min(part + panels_per_part, shared.panels());
+      if (part >= part_end) return;
       const int64_t words = panels_per_item * cut.panel_stride();
       auto* const cut_words =
           static_cast<uint32_t*>(thread_scratch(static_cast<size_t>(4 * words)));
+      const uint32_t* const part_words = shared_words + part * shared.panel_stride();
       const GemmPack packing =
           cut.packing(word, {begin, end}, {first_token, end_token}, cut_words, 0);
       // Items are handed out in order, so the next one of this thread is likely so many further.
       const int64_t next = std::min(begin + num_threads * panels_per_item, cut.panels());
       const int64_t next_end = std::min(next + panels_per_item, cut.panels());
-      const int64_t first = cut.first_element(begin);
-      const int64_t count = cut.first_element(end) - first;
+      const int64_t first_cut = cut.first_element(begin);
+      const int64_t cut_elements = cut.first_element(end) - first_cut;
+      const int64_t first_shared = shared.first_element(part);
+      const int64_t shared_elements = shared.first_element(part_end) - first_shared;
+      const int64_t first_row = cuts_b ? first_shared : first_cut;
+      const int64_t first_column = cuts_b ? first_cut : first_shared;
       GemmOutput output{};
-      output.y = cuts_b && !swapped ? dweight.at(0, first) : dweight.at(first, 0);
+      output.y =
+          swapped ? dweight.at(first_column, first_row) : dweight.at(first_row, first_column);
       output.transposed = swapped;
       output.stride = dweight.row_stride;
       if (accumulate || first_token > 0) {
         add_previous(output, output.y, output.stride, GemmElement::f32);
       }
-      kernels.multiply({.a = cuts_b ? shared_words : cut_words,
+      kernels.multiply({.a = cuts_b ? part_words : cut_words,
                         .a_panel_stride = a.panel_stride(),
-                        .b = cuts_b ? cut_words : shared_words,
+                        .b = cuts_b ? cut_words : part_words,
                         .b_panel_stride = b.panel_stride(),
                         .first_step = 0,
                         .steps = steps,
-                        .rows = cuts_b ? shared.elements() : count,
-                        .columns = cuts_b ? count : shared.elements(),
+                        .rows = cuts_b ? shared_elements : cut_elements,
+                        .columns = cuts_b ? cut_elements : shared_elements,
                         .word = word,
                         .output = output,
                         .ahead = cut.source_of({next, next_end}, {first_token, end_token}),

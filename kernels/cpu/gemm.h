@@ -32,6 +32,9 @@ struct Matrix {
 
 Matrix matrix_of(const Tensor& tensor);
 
+// How products cut the rows of x.
+const GemmRows& product_rows(Dtype compute);
+
 // y = x · W (+ bias) (+ residual) (+ y when accumulating), W as packed.
 struct LinearProduct {
   Matrix y;

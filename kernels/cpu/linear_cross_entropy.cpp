@@ -24,10 +24,9 @@ namespace {
 // thousand words: with fewer tokens dweight would be read and written too often, and with more the
 // work space stands above all activations of a step.
 constexpr int64_t kChunkBytes = int64_t{1} << 25;
-constexpr int64_t kTileRows = 14;
-constexpr int64_t kBlockRows = 84;  // of a matrix product
-constexpr int64_t kShortestChunk = 3 * kBlockRows;
-constexpr int64_t kLongestChunk = 48 * kBlockRows;
+// In blocks of rows of a product.
+constexpr int64_t kShortestChunk = 3;
+constexpr int64_t kLongestChunk = 48;
 // Words whose logits exist at a time, for the tokens of one item: these, what becomes of them, and
 // the operands of their products fit the second-level cache.
 constexpr int64_t kBlockWords = 1024;
@@ -38,11 +37,12 @@ constexpr int64_t kPartBytes = int64_t{8} << 20;
 constexpr double kLargestSum = 1e30;
 
 // Chunks of equal length, so that the last one is not far shorter than the others.
-int64_t tokens_per_chunk(int64_t tokens, int64_t word_bytes) {
-  const int64_t fitting = kChunkBytes / std::max<int64_t>(1, word_bytes);
-  const int64_t most = std::clamp(fitting / kBlockRows * kBlockRows, kShortestChunk, kLongestChunk);
+int64_t tokens_per_chunk(int64_t tokens, int64_t token_bytes, const GemmRows& rows) {
+  const int64_t fitting = kChunkBytes / std::max<int64_t>(1, token_bytes);
+  const int64_t most =
+      std::clamp(fitting / rows.block_rows, kShortestChunk, kLongestChunk) * rows.block_rows;
   const int64_t chunks = std::max<int64_t>(1, divide_up(tokens, most));
-  return round_up(divide_up(tokens, chunks), kTileRows);
+  return round_up(divide_up(tokens, chunks), rows.tile_rows);
 }
 
 // Rows an odd number of cache lines apart: columns of a vocabulary that is a power of two would
@@ -63,6 +63,7 @@ class Chunk {
   Chunk(const LinearCrossEntropyArgs& args, int64_t most_tokens)
       : kernels_(cross_entropy_kernels_for_isa()),
         args_(args),
+        cut_(product_rows(args.weight_forward.compute)),
         vocabulary_(args.weight_forward.out),
         valid_(args.options.valid_vocabulary > 0 ? args.options.valid_vocabulary : vocabulary_),
         soft_cap_(static_cast<float>(args.options.soft_cap)),
@@ -117,15 +118,16 @@ class Chunk {
   template <typename Item>
   void for_items(Item&& item) const {
     const auto tokens = static_cast<int64_t>(tokens_.size());
-    const int64_t tiles = divide_up(tokens, kTileRows);
-    const int64_t blocks = divide_up(tiles, kBlockRows / kTileRows);
+    const int64_t tiles = divide_up(tokens, cut_.tile_rows);
+    const int64_t blocks = divide_up(tokens, cut_.block_rows);
     const int64_t items =
         std::min(tiles, round_up(blocks, int64_t{ThreadPool::global().num_threads()}));
     parallel_for(items, [&](int64_t i) {
       const auto tiles_before = [&](int64_t index) {
         return tiles / items * index + std::min(index, tiles % items);
       };
-      item(Range{tiles_before(i) * kTileRows, std::min(tokens, tiles_before(i + 1) * kTileRows)});
+      item(Range{tiles_before(i) * cut_.tile_rows,
+                 std::min(tokens, tiles_before(i + 1) * cut_.tile_rows)});
     });
   }
 
@@ -248,6 +250,7 @@ class Chunk {
 
   const CrossEntropyKernels& kernels_;
   const LinearCrossEntropyArgs& args_;
+  const GemmRows& cut_;
   int64_t vocabulary_;
   int64_t valid_;
   float soft_cap_;
@@ -265,8 +268,9 @@ void linear_cross_entropy(Stream, const LinearCrossEntropyArgs& args) {
   const Dtype compute = args.weight_forward.compute;
   if (compute == Dtype::f64) return reference::linear_cross_entropy(args);
   const int64_t tokens = args.x.rows();
-  const int64_t word_bytes = args.weight_forward.out * static_cast<int64_t>(size_of(compute));
-  const int64_t most = std::min(tokens_per_chunk(tokens, word_bytes), tokens);
+  const int64_t token_bytes = args.weight_forward.out * static_cast<int64_t>(size_of(compute));
+  const int64_t most =
+      std::min(tokens_per_chunk(tokens, token_bytes, product_rows(compute)), tokens);
   Chunk chunk(args, most);
   double loss = 0;
   for (int64_t begin = 0; begin < tokens; begin += most) {

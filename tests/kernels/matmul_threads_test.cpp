@@ -18,10 +18,11 @@ using testing::product_levels;
 using testing::random_normal;
 using testing::same_bits;
 
-constexpr int kMostThreads = 3;
+// More than a weight's gradient has blocks, so that they are cut once more.
+constexpr int kNumbersOfThreads[] = {1, 2, 3, 24};
 
-// Calls compute() with 1, 2 and 3 threads, at every level of this CPU; each call returns tensors
-// that must not change.
+// Calls compute() with so many threads, at every level of this CPU; each call returns tensors that
+// must not change.
 template <typename Compute>
 void expect_same_bits(const Compute& compute) {
   const Isa isa_before = active_isa();
@@ -29,7 +30,7 @@ void expect_same_bits(const Compute& compute) {
   for (const Isa isa : product_levels()) {
     force_isa(isa);
     std::vector<Tensor> expected;
-    for (int threads = 1; threads <= kMostThreads; ++threads) {
+    for (const int threads : kNumbersOfThreads) {
       ThreadPool::global().resize(threads);
       const std::vector<Tensor> actual = compute();
       if (threads == 1) expected = actual;
@@ -47,6 +48,7 @@ void expect_same_bits(const Compute& compute) {
 TEST(MatmulThreads, ProductsHaveTheSameBits) {
   const Tensor x = random_normal({300, 700}, Dtype::bf16, 1);
   const Tensor w = random_normal({530, 700}, Dtype::f32, 2);
+  const Tensor narrow = random_normal({300, 250}, Dtype::bf16, 8);
   const Tensor dy = random_normal({300, 530}, Dtype::bf16, 3);
   for (const Dtype compute : {Dtype::f32, Dtype::bf16}) {
     expect_same_bits([&] {
@@ -56,7 +58,9 @@ TEST(MatmulThreads, ProductsHaveTheSameBits) {
           ops::linear(dy, ops::pack_weight(w, WeightUse::backward, compute), Dtype::f32);
       Tensor dweight = Tensor::zeros({530, 700}, Dtype::f32);
       ops::weight_gradient(dweight, dy, x, compute);
-      return std::vector<Tensor>{y, dx, dweight};
+      Tensor dnarrow = Tensor::zeros({530, 250}, Dtype::f32);
+      ops::weight_gradient(dnarrow, dy, narrow, compute);
+      return std::vector<Tensor>{y, dx, dweight, dnarrow};
     });
   }
 }

@@ -70,17 +70,15 @@ std::string kernels_text() {
 }
 
 std::string kernels_note() {
-  switch (best_isa()) {
-    case Isa::avx512_amx:
-      return "bf16 products by AMX tiles, f32 sums; right in a trial, speed not measured on "
-             "hardware";
+  switch (active_isa()) {
+    case Isa::avx512_amx: return "bf16 products by AMX tiles, f32 sums; right in a trial";
+    case Isa::amx_model: return "a model of AMX tiles in software: very slow, for tests";
     case Isa::avx512_bf16:
       return fmt::format("bf16 products by AVX512-BF16 instructions, f32 sums{}{}",
                          amx_refusal().empty() ? "" : "; AMX is not used: ", amx_refusal());
     case Isa::avx512: return "no AVX512-BF16: products of bf16 tensors run in f32";
     case Isa::avx2: return "no AVX-512: about half as fast per clock, bf16 products run in f32";
-    case Isa::generic:
-    case Isa::amx_model: break;  // never the best
+    case Isa::generic: break;
   }
   return "no AVX2 with FMA: slow, for checks only";
 }

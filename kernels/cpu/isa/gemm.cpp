@@ -816,34 +816,95 @@ class LinesAhead {
 };
 
 #if defined(SIDEWINDER_TILES)
-// Adds the products of kTileSide steps to kRowTiles × kColumnTiles tiles of sums.
+// A tile of sums on its way to the output: some rows after every group of products of the next
+// tile, because vector instructions work beside the tile registers. Where a contraction is short,
+// this takes longer than the products.
+class LeavingTile {
+ public:
+  // `groups`: of products of every tile.
+  LeavingTile(const GemmOutput& output, int64_t groups) : output_(output) {
+    const int64_t rows = (kPairRows.tile_rows + groups - 1) / groups;
+    pace_ = output.transposed ? (rows + kLanes - 1) / kLanes * kLanes : rows;
+  }
+
+  // (row, column) is the first element. The tile before must have left.
+  void begin(const float* sums, int64_t rows, int64_t columns, int64_t row, int64_t column) {
+    next_ = sums;
+    rows_ = rows;
+    columns_ = columns;
+    row_ = row;
+    column_ = column;
+  }
+  void go_on() { leave(pace_); }
+  void finish() { leave(rows_); }
+
+ private:
+  void leave(int64_t most) {
+    const int64_t rows = rows_ < most ? rows_ : most;
+    if (rows == 0) return;
+    if (output_.transposed) {
+      finish_transposed_tile(next_, rows, columns_, row_, column_, output_);
+    } else {
+      finish_tile(next_, rows, columns_, row_, column_, output_);
+    }
+    next_ += rows * kTileColumns;
+    row_ += rows;
+    rows_ -= rows;
+  }
+
+  const GemmOutput& output_;
+  int64_t pace_;  // rows after a group
+  const float* next_ = nullptr;
+  int64_t rows_ = 0;
+  int64_t columns_ = 0;
+  int64_t row_ = 0;
+  int64_t column_ = 0;
+};
+
+// Adds the products of kTileSide steps to kRowTiles × kColumnTiles tiles of sums. All loads come
+// first: they wait for the second-level cache together.
 template <int kRowTiles, int kColumnTiles>
 [[gnu::always_inline]] inline void multiply_group(Tiles& tiles, const float* a, const float* b) {
   const int64_t b_stride = kColumnTiles * kLine;
   tiles.load<4>(a, kLine);
   tiles.load<6>(b, b_stride);
+  if constexpr (kColumnTiles == 2) tiles.load<7>(b + kTileSide, b_stride);
+  if constexpr (kRowTiles == 2) tiles.load<5>(a + kTileSide * kTileSide, kLine);
   tiles.multiply<0, 4, 6>();
-  if constexpr (kColumnTiles == 2) {
-    tiles.load<7>(b + kTileSide, b_stride);
-    tiles.multiply<1, 4, 7>();
-  }
-  if constexpr (kRowTiles == 2) {
-    tiles.load<5>(a + kTileSide * kTileSide, kLine);
-    tiles.multiply<2, 5, 6>();
-    if constexpr (kColumnTiles == 2) tiles.multiply<3, 5, 7>();
-  }
+  if constexpr (kColumnTiles == 2) tiles.multiply<1, 4, 7>();
+  if constexpr (kRowTiles == 2) tiles.multiply<2, 5, 6>();
+  if constexpr (kRowTiles * kColumnTiles == 4) tiles.multiply<3, 5, 7>();
 }
 
-// The sums of kRowTiles × kColumnTiles tiles, from a panel of A and one of B.
+// What a tile of sums is made from: a panel of A and one of B.
+struct TileProduct {
+  const float* a;
+  const float* b;
+  int64_t steps;
+  // Memory to ask for, this many bytes with every group of products.
+  const char* ahead;
+  int64_t ahead_bytes;
+};
+
+// The sums of kRowTiles × kColumnTiles tiles. The tile before leaves `sums` meanwhile.
 template <int kRowTiles, int kColumnTiles>
-void multiply_tiles(Tiles& tiles, const float* a, const float* b, int64_t steps, float* sums) {
+void multiply_tiles(Tiles& tiles, const TileProduct& product, float* sums, LeavingTile& before) {
   constexpr int64_t kStepWords = kColumnTiles * kTileSide;  // of B
+  const float* a = product.a;
+  const float* b = product.b;
+  const char* ahead = product.ahead;
   tiles.zero<0>();
   tiles.zero<1>();
   tiles.zero<2>();
   tiles.zero<3>();
+  int64_t steps = product.steps;
   for (; steps >= kTileSide; steps -= kTileSide) {
+    for (int64_t byte = 0; byte < product.ahead_bytes; byte += kLine) {
+      __builtin_prefetch(ahead + byte, 0, 2);
+    }
+    ahead += product.ahead_bytes;
     multiply_group<kRowTiles, kColumnTiles>(tiles, a, b);
+    before.go_on();
     a += kPairRows.tile_rows * kTileSide;
     b += kTileSide * kStepWords;
   }
@@ -853,6 +914,7 @@ void multiply_tiles(Tiles& tiles, const float* a, const float* b, int64_t steps,
     __builtin_memcpy(last, b, static_cast<size_t>(4 * steps * kStepWords));
     multiply_group<kRowTiles, kColumnTiles>(tiles, a, last);
   }
+  before.finish();
   constexpr int64_t kStride = 4 * kTileColumns;
   float* const lower = sums + kTileSide * kTileColumns;
   tiles.store<0>(sums, kStride);
@@ -865,35 +927,53 @@ void multiply_pairs(const GemmBlock& block) {
   constexpr int64_t kPanelRows = kPairRows.tile_rows;
   Tiles tiles;
   alignas(kLine) float sums[kPanelRows * kTileColumns];
-  // As in multiply(): the operand with fewer panels stays in the cache.
+  // As in multiply(): the operand with fewer panels stays in the cache, and all tiles of a passing
+  // panel share the prefetching of the next one.
   const int64_t a_panels = (block.rows + kPanelRows - 1) / kPanelRows;
   const int64_t b_panels = (block.columns + kTileColumns - 1) / kTileColumns;
   const bool a_stays = a_panels <= b_panels;
-  for (int64_t tile = 0; tile < a_panels * b_panels; ++tile) {
-    const int64_t a_panel = a_stays ? tile % a_panels : tile / b_panels;
-    const int64_t b_panel = a_stays ? tile / a_panels : tile % b_panels;
-    const int64_t row = a_panel * kPanelRows;
-    const int64_t column = b_panel * kTileColumns;
-    const int64_t rows = block.rows - row < kPanelRows ? block.rows - row : kPanelRows;
-    const int64_t columns_left = block.columns - column;
-    const int64_t columns = columns_left < kTileColumns ? columns_left : kTileColumns;
-    if (block.packs_a != nullptr && column == 0) pack(panel_of(*block.packs_a, row));
-    if (block.packs_b != nullptr && row == 0) pack(panel_of(*block.packs_b, column));
-    const bool one_row = rows <= kTileSide;
-    const bool one_column = columns <= kTileSide;
-    const auto multiply_panels = one_row
-                                     ? (one_column ? multiply_tiles<1, 1> : multiply_tiles<1, 2>)
-                                     : (one_column ? multiply_tiles<2, 1> : multiply_tiles<2, 2>);
-    multiply_panels(tiles, reinterpret_cast<const float*>(block.a) + a_panel * block.a_panel_stride,
-                    reinterpret_cast<const float*>(block.b) + b_panel * block.b_panel_stride +
-                        block.first_step * (one_column ? kTileSide : kTileColumns),
-                    block.steps, sums);
-    if (block.output.transposed) {
-      finish_transposed_tile(sums, rows, columns, row, column, block.output);
-    } else {
-      finish_tile(sums, rows, columns, row, column, block.output);
+  const int64_t passing = a_stays ? b_panels : a_panels;
+  const int64_t staying = a_stays ? a_panels : b_panels;
+  const auto* a = reinterpret_cast<const float*>(block.a);
+  const auto* b = reinterpret_cast<const float*>(block.b);
+  const int64_t groups = (block.steps + kTileSide - 1) / kTileSide;
+  constexpr int64_t kGroupLines = kPanelRows * kTileSide * 4 / kLine;
+  static_assert(kPanelRows == kTileColumns);
+  const int64_t ahead_bytes = (kGroupLines + staying - 1) / staying * kLine;
+  LeavingTile before(block.output, groups);
+  for (int64_t outer = 0; outer < passing; ++outer) {
+    const int64_t next = outer + 1 < passing ? outer + 1 : outer;
+    const auto* ahead = reinterpret_cast<const char*>(a_stays ? b + next * block.b_panel_stride +
+                                                                    block.first_step * kTileColumns
+                                                              : a + next * block.a_panel_stride);
+    for (int64_t inner = 0; inner < staying; ++inner) {
+      const int64_t a_panel = a_stays ? inner : outer;
+      const int64_t b_panel = a_stays ? outer : inner;
+      const int64_t row = a_panel * kPanelRows;
+      const int64_t column = b_panel * kTileColumns;
+      const int64_t rows = block.rows - row < kPanelRows ? block.rows - row : kPanelRows;
+      const int64_t columns_left = block.columns - column;
+      const int64_t columns = columns_left < kTileColumns ? columns_left : kTileColumns;
+      if (block.packs_a != nullptr && column == 0) pack(panel_of(*block.packs_a, row));
+      if (block.packs_b != nullptr && row == 0) pack(panel_of(*block.packs_b, column));
+      const bool one_row = rows <= kTileSide;
+      const bool one_column = columns <= kTileSide;
+      const auto multiply_panels = one_row
+                                       ? (one_column ? multiply_tiles<1, 1> : multiply_tiles<1, 2>)
+                                       : (one_column ? multiply_tiles<2, 1> : multiply_tiles<2, 2>);
+      const TileProduct product = {
+          .a = a + a_panel * block.a_panel_stride,
+          .b = b + b_panel * block.b_panel_stride +
+               block.first_step * (one_column ? kTileSide : kTileColumns),
+          .steps = block.steps,
+          .ahead = ahead + inner * groups * ahead_bytes,
+          .ahead_bytes = ahead_bytes,
+      };
+      multiply_panels(tiles, product, sums, before);
+      before.begin(sums, rows, columns, row, column);
     }
   }
+  before.finish();
 }
 #endif
 

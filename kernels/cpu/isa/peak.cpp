@@ -1,5 +1,6 @@
 #include "kernels/cpu/isa/peak.h"
 
+#include "kernels/cpu/isa/amx.h"
 #include "kernels/cpu/isa/simd.h"
 
 // A value that the compiler must have in a vector register here, and cannot see through.
@@ -54,7 +55,33 @@ void multiply_add(int64_t rounds) {
   run_sums(rounds, Vector{}, [&](Vector sum) { return sum * factor + term; });
 }
 
-#if defined(__AVX512BF16__)
+// Products of bf16 pairs with f32 sums.
+#if defined(SIDEWINDER_TILES)
+inline constexpr int kTileProducts = 4;
+inline constexpr double kBf16FlopsPerRound =
+    4.0 * kTileProducts * kTileSide * kTileSide * kTileSide;
+
+void bf16_dot(int64_t rounds) {
+  // Many different numbers: of zeros, say, the same instructions make more than twice as many.
+  alignas(64) uint32_t pairs[kTileSide * kTileSide];
+  for (uint32_t i = 0; i < kTileSide * kTileSide; ++i) pairs[i] = 0x3f003f00 + 0x00010001 * i;
+  const auto* words = reinterpret_cast<const float*>(pairs);
+  constexpr int64_t kRow = 4 * kTileSide;
+  Tiles tiles;
+  tiles.load<4>(words, kRow);
+  tiles.load<5>(words, kRow);
+  tiles.load<6>(words, kRow);
+  tiles.load<7>(words, kRow);
+  for (int64_t round = 0; round < rounds; ++round) {
+    tiles.multiply<0, 4, 6>();
+    tiles.multiply<1, 4, 7>();
+    tiles.multiply<2, 5, 6>();
+    tiles.multiply<3, 5, 7>();
+  }
+}
+#elif defined(__AVX512BF16__)
+inline constexpr double kBf16FlopsPerRound = 4.0 * kSums * kLanes;
+
 void bf16_dot(int64_t rounds) {
   __m512i halves = _mm512_set1_epi32(0x3f003f00);  // pairs of 0.5
   SIDEWINDER_OPAQUE(halves);
@@ -63,6 +90,9 @@ void bf16_dot(int64_t rounds) {
     return reinterpret_cast<F32>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), pairs, pairs));
   });
 }
+#else
+inline constexpr double kBf16FlopsPerRound = 0;
+inline constexpr void (*bf16_dot)(int64_t) = nullptr;
 #endif
 
 inline constexpr int kExps = 4;
@@ -105,15 +135,11 @@ void copy(float* to, const float* from, int64_t count) {
 
 extern const PeakLoops peak_loops = {
     .f32_flops_per_round = 2.0 * kSums * kLanes,
-    .bf16_flops_per_round = 4.0 * kSums * kLanes,
+    .bf16_flops_per_round = kBf16FlopsPerRound,
     .f64_flops_per_round = 1.0 * kSums * kLanes,
     .exps_per_round = 1.0 * kExps * kLanes,
     .f32 = multiply_add<F32>,
-#if defined(__AVX512BF16__)
     .bf16 = bf16_dot,
-#else
-    .bf16 = nullptr,
-#endif
     .f64 = multiply_add<F64>,
     .exp = exponentials,
     .read = read,

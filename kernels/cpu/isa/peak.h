@@ -17,6 +17,6 @@ struct PeakLoops {
   void (*read)(const float* from, int64_t count);
   void (*copy)(float* to, const float* from, int64_t count);
 };
-SIDEWINDER_DECLARE_PER_ISA(PeakLoops, peak_loops)
+SIDEWINDER_DECLARE_PER_ISA_WITH_TILES(PeakLoops, peak_loops)
 
 }  // namespace sidewinder
