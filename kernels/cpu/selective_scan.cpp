@@ -17,10 +17,10 @@ namespace {
 
 static_assert(kScanTile == kScanChunk);
 
-// Chains of work items that there should be, so that two threads, or twenty, have some.
+// Channels that may be cut into about this many chains of work items are.
 constexpr int64_t kChains = 24;
-// Channels of a chain, at least and at most: whole lines of bf16.
-constexpr int64_t kNarrowest = 32, kWidest = 256;
+// Channels of a chain, at least (whole lines of bf16) and at most.
+constexpr int64_t kNarrowest = 32, kWidest = 128;
 // Chunks of one work item, at most.
 constexpr int64_t kForwardChunks = 8, kBackwardChunks = 4;
 // Steps whose partial sums of db and dc exist at a time.
@@ -81,6 +81,10 @@ struct Link {
 // make few of them, several rows are done side by side, on tracks. Items are handed out step by
 // step, all chains' first links before any chain's second: so all chains end at the same time, and
 // any number of threads up to that of chains has work until then.
+//
+// Groups are blocks of channels, or runs of blocks where threads are few: rows of a group lie in
+// pages of their own and, backward, every group has its own partial sums of db and dc. Sums are
+// over blocks, then over runs, either way.
 class Partition {
  public:
   // `reverse`: from the last token to the first.
@@ -91,15 +95,19 @@ class Partition {
         resets_(layout),
         reverse_(reverse),
         small_(in.u.count() * in.a.size(1) < kSmall),
-        width_(small_ && !reverse ? kWidest : width_of(in.u.size(1))),
+        block_(block_of(in.u.size(1))),
+        tracks_(std::min(layout.rows, divide_up(kChains, divide_up(in.u.size(1), block_)))),
+        wide_(small_ || tracks_ * divide_up(in.u.size(1), kWidest) >= chains_wanted()),
+        width_(wide_ ? kWidest : block_),
         groups_(divide_up(in.u.size(1), width_)),
-        tracks_(std::min(layout.rows, divide_up(kChains, groups_))),
         chunks_(divide_up(layout.row_length, kScanChunk)),
         segment_(std::clamp<int64_t>(chunks_, 1, most_chunks)),
         segments_(divide_up(chunks_, segment_)) {}
 
-  int64_t width() const { return width_; }    // channels of a group, at most
-  int64_t groups() const { return groups_; }  // of a row
+  int64_t block() const { return block_; }          // channels
+  int64_t width() const { return width_; }          // channels of a group, at most
+  int64_t run() const { return kWidest / width_; }  // groups
+  int64_t groups() const { return groups_; }        // of a row
   int64_t tracks() const { return tracks_; }
   int64_t chains() const { return tracks_ * groups_; }
   int64_t chunks() const { return chunks_; }    // of a row
@@ -163,20 +171,22 @@ class Partition {
   }
 
  private:
-  // Rows of a group lie in pages of their own and, backward, every group has its own partial sums
-  // of db and dc: wide groups translate fewer addresses and add fewer sums. It depends on channels
-  // alone, so that a row's sums do not depend on other rows.
-  static int64_t width_of(int64_t channels) {
-    int64_t width = kNarrowest;
-    while (width < kWidest && 2 * width * kChains <= channels) width *= 2;
-    return width;
+  // It depends on channels alone, so that a row's sums do not depend on other rows.
+  static int64_t block_of(int64_t channels) {
+    int64_t block = kNarrowest;
+    while (block < kWidest && 2 * block * kChains <= channels) block *= 2;
+    return block;
   }
+  // With as many chains as threads, every thread waits for the slowest at each step.
+  static int64_t chains_wanted() { return divide_up(3 * ThreadPool::global().num_threads(), 2); }
 
   const SelectiveScanInputs& in_;
   const SequenceLayout& layout_;
   const Resets resets_;
   bool reverse_, small_;
-  int64_t width_, groups_, tracks_;
+  int64_t block_, tracks_;
+  bool wide_;
+  int64_t width_, groups_;
   int64_t chunks_, segment_, segments_;  // of a row, of a link; links of a row
 };
 
@@ -300,6 +310,7 @@ class BackwardPass {
         .dinitial = floats_at(gradients.dinitial, link.row, state),
         .sums = sums,
         .partials = partials(step, chain),
+        .block_channels = static_cast<int>(partition_.block()),
         .scratch = scratch_of(loops_.backward_scratch(in.channels, in.states)),
     });
   }
@@ -332,6 +343,7 @@ class BackwardPass {
         .partials = partials(step, first) + chunk * kScanChunk * 2 * padded_,
         .group_stride = kRing * partials_.row_stride(),
         .groups = partition_.groups(),
+        .run = partition_.run(),
         .db = pointer_at(db, token, 0),
         .dc = pointer_at(dc, token, 0),
         .db_stride = db.row_stride(),

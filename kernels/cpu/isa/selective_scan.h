@@ -64,15 +64,19 @@ struct ScanBackwardItem {
   const float* dfinal;  // read with the row's last chunk
   float* dinitial;      // written with the row's first chunk
   float* sums;          // running sums of the group: see ScanLoops::sums
-  float* partials;      // [tokens of these chunks][dc, db][padded states], summed over the group
-  float* scratch;       // backward_scratch floats
+  // [tokens of these chunks][dc, db][padded states]: sums over blocks of the group, in their order,
+  // of sums over the channels of a block.
+  float* partials;
+  int block_channels;  // a multiple of kLanes of any level
+  float* scratch;      // backward_scratch floats
 };
 
-// The sums of partials over groups, in their order, for the tokens of a chunk.
+// The sums of partials over groups, in their order, for the tokens of a chunk: first over each run
+// of neighbouring groups, as an item over all channels of the run would make them.
 struct ScanGroupSums {
   const float* partials;  // of the first group
   int64_t group_stride;   // floats from group to group
-  int64_t groups;
+  int64_t groups, run;
   void* db;
   void* dc;
   int64_t db_stride, dc_stride;
