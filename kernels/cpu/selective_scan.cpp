@@ -21,8 +21,6 @@ static_assert(kScanTile == kScanChunk);
 constexpr int64_t kChains = 24;
 // Channels of a chain, at least (whole lines of bf16) and at most.
 constexpr int64_t kNarrowest = 32, kWidest = 128;
-// Chunks of one work item, at most.
-constexpr int64_t kForwardChunks = 8, kBackwardChunks = 4;
 // Steps whose partial sums of db and dc exist at a time.
 constexpr int64_t kRing = 3;
 // Below this many state steps, waking other threads takes longer than the work.
@@ -66,6 +64,16 @@ class Done {
   Count& count_;
 };
 
+// How a direction is cut: chunks of one work item, at most; channels of a chain where threads are
+// few. Rows of a group lie in pages of their own, and the backward pass reads and writes seven
+// tensors and has partial sums of db and dc for every group: there wide groups are better.
+struct Cut {
+  int64_t most_chunks, wide;
+  bool reverse;  // from the last token to the first
+};
+constexpr Cut kForward = {.most_chunks = 8, .wide = 64, .reverse = false};
+constexpr Cut kBackward = {.most_chunks = 4, .wide = kWidest, .reverse = true};
+
 // A work item: chunks [begin, end) of a row and a group of channels.
 struct Link {
   int64_t row, track;
@@ -82,26 +90,22 @@ struct Link {
 // step, all chains' first links before any chain's second: so all chains end at the same time, and
 // any number of threads up to that of chains has work until then.
 //
-// Groups are blocks of channels, or runs of blocks where threads are few: rows of a group lie in
-// pages of their own and, backward, every group has its own partial sums of db and dc. Sums are
-// over blocks, then over runs, either way.
+// Groups are blocks of channels, or wider where threads are few. Either way db and dc are summed
+// over blocks, then over the blocks of kWidest channels, then over those.
 class Partition {
  public:
-  // `reverse`: from the last token to the first.
-  Partition(const SelectiveScanInputs& in, const SequenceLayout& layout, int64_t most_chunks,
-            bool reverse)
+  Partition(const SelectiveScanInputs& in, const SequenceLayout& layout, const Cut& cut)
       : in_(in),
         layout_(layout),
         resets_(layout),
-        reverse_(reverse),
+        reverse_(cut.reverse),
         small_(in.u.count() * in.a.size(1) < kSmall),
         block_(block_of(in.u.size(1))),
         tracks_(std::min(layout.rows, divide_up(kChains, divide_up(in.u.size(1), block_)))),
-        wide_(small_ || tracks_ * divide_up(in.u.size(1), kWidest) >= chains_wanted()),
-        width_(wide_ ? kWidest : block_),
+        width_(width_of(in.u.size(1), cut.wide)),
         groups_(divide_up(in.u.size(1), width_)),
         chunks_(divide_up(layout.row_length, kScanChunk)),
-        segment_(std::clamp<int64_t>(chunks_, 1, most_chunks)),
+        segment_(std::clamp<int64_t>(chunks_, 1, cut.most_chunks)),
         segments_(divide_up(chunks_, segment_)) {}
 
   int64_t block() const { return block_; }          // channels
@@ -171,22 +175,26 @@ class Partition {
   }
 
  private:
-  // It depends on channels alone, so that a row's sums do not depend on other rows.
+  // Of channels alone, so that a row's sums do not depend on other rows.
   static int64_t block_of(int64_t channels) {
     int64_t block = kNarrowest;
     while (block < kWidest && 2 * block * kChains <= channels) block *= 2;
     return block;
   }
-  // With as many chains as threads, every thread waits for the slowest at each step.
-  static int64_t chains_wanted() { return divide_up(3 * ThreadPool::global().num_threads(), 2); }
+  // The one choice that depends on threads; no bits do. With few chains for each thread, all would
+  // wait for the slowest at every step.
+  int64_t width_of(int64_t channels, int64_t wide) const {
+    if (small_) return kWidest;
+    constexpr int64_t kChainsPerThread = 3;
+    const int64_t wanted = kChainsPerThread * ThreadPool::global().num_threads();
+    return tracks_ * divide_up(channels, wide) >= wanted ? wide : std::min(wide, block_);
+  }
 
   const SelectiveScanInputs& in_;
   const SequenceLayout& layout_;
   const Resets resets_;
   bool reverse_, small_;
-  int64_t block_, tracks_;
-  bool wide_;
-  int64_t width_, groups_;
+  int64_t block_, tracks_, width_, groups_;
   int64_t chunks_, segment_, segments_;  // of a row, of a link; links of a row
 };
 
@@ -198,7 +206,7 @@ class ForwardPass {
  public:
   explicit ForwardPass(const SelectiveScanArgs& args)
       : args_(args),
-        partition_(args.in, args.layout, kForwardChunks, /*reverse=*/false),
+        partition_(args.in, args.layout, kForward),
         loops_(selective_scan_loops_for_isa()),
         scanned_(static_cast<size_t>(partition_.chains())),
         states_(Tensor::empty(
@@ -249,7 +257,7 @@ class BackwardPass {
  public:
   explicit BackwardPass(const SelectiveScanBackwardArgs& args)
       : args_(args),
-        partition_(args.in, args.layout, kBackwardChunks, /*reverse=*/true),
+        partition_(args.in, args.layout, kBackward),
         loops_(selective_scan_loops_for_isa()),
         states_(args.in.a.size(1)),
         padded_(round_up(states_, int64_t{kScanStatePadding})),

@@ -47,8 +47,10 @@ std::vector<Tensor> run(const Shape& shape, Dtype dtype) {
 }
 
 TEST(SelectiveScanThreads, AnyNumberOfThreadsGivesTheSameBits) {
-  // Many channels; long rows; more rows than are done side by side.
-  for (const Shape& shape : {Shape{3, 150, 300}, Shape{2, 1300, 40}, Shape{60, 30, 20}}) {
+  // Groups of channels that are wide or narrow, as there are few threads or many; long rows; more
+  // rows than are done side by side.
+  for (const Shape& shape :
+       {Shape{3, 150, 300}, Shape{1, 300, 700}, Shape{2, 1300, 40}, Shape{60, 30, 20}}) {
     for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
       std::vector<Tensor> expected;
       testing::for_each_pool_size([&](int threads) {
