@@ -19,6 +19,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/hdf5_file.h"
 #include "kernels/base/log.h"
+#include "kernels/base/text.h"
 
 namespace sidewinder {
 namespace {
@@ -118,30 +119,6 @@ std::string normal_state(const std::string& text) {
   const auto state = nlohmann::ordered_json::parse(text.empty() ? "{}" : text, nullptr, false);
   SIDEWINDER_REQUIRE(state.is_object(), "checkpoint: the state is not a JSON object");
   return state.dump();
-}
-
-std::string readable_bytes(uint64_t bytes) {
-  if (bytes >= uint64_t{1} << 30) {
-    return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / 0x1p30);
-  }
-  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 0x1p20);
-}
-
-void check_free_space(const std::string& folder, const CheckpointContent& content,
-                      const std::string& state) {
-  // A tensor takes its bytes, rounded up to 4 KiB, and 4 KiB of description; the manifest about
-  // 400 bytes a tensor and the state.
-  uint64_t needed = (uint64_t{1} << 20) + 2 * state.size();
-  for (const NamedTensor& entry : content.tensors) {
-    needed += entry.tensor.bytes() + 3 * 4096 + entry.name.size();
-  }
-  const uint64_t free = free_bytes(folder);
-  if (free < needed) {
-    fail_environment(
-        "{}: a checkpoint needs {} but only {} are free; free some space, or keep fewer "
-        "checkpoints ([checkpoint] keep_last, keep_every)",
-        folder, readable_bytes(needed), readable_bytes(free));
-  }
 }
 
 // Writes the tensors and returns their records. The digests are those of the memory, so that a
@@ -252,12 +229,28 @@ void Store::remove_leftovers() const {
   }
 }
 
+void require_room(const std::string& folder, const CheckpointContent& content) {
+  // A tensor takes its bytes, rounded up to 4 KiB, and 4 KiB of description; the manifest about
+  // 400 bytes a tensor and the state.
+  uint64_t needed = (uint64_t{1} << 20) + 2 * content.state.size();
+  for (const NamedTensor& entry : content.tensors) {
+    needed += entry.tensor.bytes() + 3 * 4096 + entry.name.size();
+  }
+  const uint64_t free = free_bytes(folder);
+  if (free < needed) {
+    fail_environment(
+        "{}: a checkpoint needs {} but only {} are free; free some space, or keep fewer "
+        "checkpoints ([checkpoint] keep_last, keep_every)",
+        folder, bytes_text(needed), bytes_text(free));
+  }
+}
+
 void Store::save(const CheckpointContent& content, const CheckpointOptions& options) {
   check_content(content);
   const std::string state = normal_state(content.state);
   create_folder(folder_);
   remove_leftovers();
-  check_free_space(folder_, content, state);
+  require_room(folder_, content);
   const std::string name = step_name(content.step);
   const std::string final_path = folder_ + "/" + name;
   const std::string temporary = unused_path(folder_, kTemporaryPrefix, name);

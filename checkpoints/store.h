@@ -79,6 +79,9 @@ class Store {
   std::string folder_;
 };
 
+// Error{environment} if the file system of `folder` has no room for such a checkpoint.
+void require_room(const std::string& folder, const CheckpointContent& content);
+
 // Checkpoint folders in a folder by step, newest first, whether sound or not.
 std::vector<FoundCheckpoint> list_checkpoints(const std::string& folder);
 // Reads one checkpoint folder; every byte is verified. Error{environment} naming file and reason.

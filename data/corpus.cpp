@@ -112,10 +112,12 @@ Corpus::Corpus(const std::string& folder) {
   namespace fs = std::filesystem;
   fs::path given = fs::path(folder).lexically_normal();
   if (!given.has_filename()) given = given.parent_path();
-  const bool is_validation = given.filename() == "validation";
-  const bool is_part = is_validation || given.filename() == "train";
+  // A corpus itself may have such a name.
+  const bool is_root = fs::exists(given / kIndexFile);
+  const bool is_validation = !is_root && given.filename() == "validation";
+  const bool is_part = is_validation || (!is_root && given.filename() == "train");
   fs::path root = given;
-  if (is_part && !fs::exists(given / kIndexFile)) root = given.parent_path();
+  if (is_part) root = given.parent_path();
   if (root.empty()) root = ".";
   if (is_validation && !fs::exists(given) && fs::exists(root / kIndexFile)) {
     fail_environment(
@@ -136,6 +138,7 @@ Corpus::Corpus(const std::string& folder) {
         root.string(), kIndexFile);
   }
   folder_ = root.string();
+  part_ = is_validation ? "validation" : "train";
   const std::string index_path = (root / kIndexFile).string();
   index_ = index_from_json(read_file(index_path), index_path);
   const std::vector<ShardRecord>& records = is_validation ? index_.validation : index_.train;
@@ -160,6 +163,10 @@ Corpus::Corpus(const std::string& folder) {
                                      "tokenize`)"
                                    : "");
   }
+}
+
+std::string Corpus::part_folder() const {
+  return (std::filesystem::path(folder_) / part_).lexically_normal().string();
 }
 
 std::string Corpus::tokenizer_file() const {

@@ -47,6 +47,8 @@ class Corpus {
   int64_t tokens() const { return tokens_; }
   int64_t vocabulary() const { return index_.vocabulary; }
   const std::string& folder() const { return folder_; }
+  // CORPUS/train or CORPUS/validation, whichever it is.
+  std::string part_folder() const;
   const CorpusIndex& index() const { return index_; }
   // Path of the tokenizer model; empty for bytes.
   std::string tokenizer_file() const;
@@ -61,6 +63,7 @@ class Corpus {
   size_t shard_of(int64_t document) const;
 
   std::string folder_;  // that holds index.json
+  std::string part_;
   CorpusIndex index_;
   std::vector<ShardReader> shards_;
   std::vector<int64_t> first_document_;  // [shards + 1]

@@ -60,6 +60,7 @@ class DocumentStream {
       document.text += found->text;
       document.ends.push_back(document.text.size());
       ++documents_;
+      if (held_out) ++held_out_documents_;
       text_bytes_ += found->text.size();
       if (document.text.size() >= join_bytes_) return finished(document);
     }
@@ -70,6 +71,7 @@ class DocumentStream {
   }
 
   int64_t duplicates() const { return duplicates_; }
+  int64_t held_out() const { return held_out_documents_; }
   const TextCounts& counts() const { return reader_.counts(); }
   CorpusBuildProgress progress(const std::string& stage) const {
     return {stage, documents_, text_bytes_, reader_.file_bytes_read(), reader_.file_bytes_total()};
@@ -89,6 +91,7 @@ class DocumentStream {
   std::unordered_set<Digest128, DigestHash> seen_;
   int64_t duplicates_ = 0;
   int64_t documents_ = 0;
+  int64_t held_out_documents_ = 0;
   uint64_t text_bytes_ = 0;
 };
 
@@ -143,6 +146,10 @@ std::vector<std::string> sample_text(const std::vector<TextFile>& files,
     }
     report(stream.progress("reading for the tokenizer"));
   }
+  SIDEWINDER_REQUIRE(!chosen.empty(),
+                     "the inputs hold no text to train a tokenizer on ({} documents are empty, {} "
+                     "invalid and skipped, {} held out); name files with text, or lower --hold-out",
+                     stream.counts().empty, stream.counts().skipped, stream.held_out());
   std::vector<Sample> samples;
   samples.reserve(chosen.size());
   for (; !chosen.empty(); chosen.pop()) samples.push_back(chosen.top());
@@ -459,8 +466,9 @@ class Builder {
     index_.validation = validation.shards();
     SIDEWINDER_REQUIRE(
         !index_.train.empty(),
-        "the inputs hold no document for training ({} empty, {} invalid and skipped)",
-        stream.counts().empty, stream.counts().skipped);
+        "the inputs hold no document for training ({} empty, {} invalid and skipped, {} held out); "
+        "name files with text, or lower --hold-out",
+        stream.counts().empty, stream.counts().skipped, stream.held_out());
     write_file(path(kIndexFile), to_json(index_));
     fs::remove(path(kPartialFile));
     result.index = index_;
@@ -476,7 +484,8 @@ class Builder {
       tokens.clear();
       for (; next_part < work.parts.size() && work.parts[next_part].document == i; ++next_part) {
         if (work.parts[next_part].begins_text) {
-          if (index_.eos >= 0 && !tokens.empty()) tokens.push_back(static_cast<int32_t>(index_.eos));
+          if (index_.eos >= 0 && !tokens.empty())
+            tokens.push_back(static_cast<int32_t>(index_.eos));
           if (index_.bos >= 0) tokens.push_back(static_cast<int32_t>(index_.bos));
         }
         tokens.insert(tokens.end(), work.ids[next_part].begin(), work.ids[next_part].end());

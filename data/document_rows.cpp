@@ -16,6 +16,7 @@ struct DocumentRows::State {
   std::vector<int64_t> documents;
   size_t next_document = 0;
   int64_t num_bytes = 0;
+  int64_t num_tokens = 0;
   int64_t row_length = 0;
   std::vector<PackedRow> planned;
   size_t next_planned = 0;
@@ -79,6 +80,7 @@ DocumentRows::DocumentRows(const std::string& folder, const DataOptions& options
   }
   for (const int64_t document : state_->documents) {
     state_->num_bytes += corpus.document_bytes(document);
+    state_->num_tokens += corpus.document_length(document);
   }
 }
 
@@ -128,5 +130,7 @@ int64_t DocumentRows::vocabulary() const { return state_->corpora.front().vocabu
 const std::string& DocumentRows::tokenizer_digest() const {
   return state_->corpora.front().index().tokenizer_digest;
 }
+int64_t DocumentRows::tokens() const { return state_->num_tokens; }
+std::string DocumentRows::part_folder() const { return state_->corpus().part_folder(); }
 
 }  // namespace sidewinder

@@ -39,11 +39,11 @@ struct DataCounts {
   int64_t trained_tokens = 0;  // slots filled
   int64_t dropped_tokens = 0;  // by the long-document policy
   int64_t deferred_tokens =
-      0;                // drawn and yet to come: in rows planned, or waiting for longer rows
+      0;                      // drawn and yet to come: in rows planned, or waiting for longer rows
   int64_t padding = 0;        // row slots without a token
-  int64_t cut_documents = 0;  // times that a document went on with an empty state against the policy
-                              // `continue_state`, because the rows of a step became fewer
-  int64_t epochs = 0;   // times that every document of the corpus seen most often was begun
+  int64_t cut_documents = 0;  // times that a document went on with an empty state against the
+                              // policy `continue_state`, because the rows of a step became fewer
+  int64_t epochs = 0;  // times that every document of the corpus seen most often was begun
 };
 
 class Loader {
@@ -93,6 +93,8 @@ class DocumentRows {
   int64_t num_bytes() const;
   int64_t vocabulary() const;
   const std::string& tokenizer_digest() const;
+  std::string part_folder() const;  // see Corpus
+  int64_t tokens() const;           // of the documents used
 
  private:
   struct State;

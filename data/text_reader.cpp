@@ -178,6 +178,14 @@ bool TextReader::read_line(std::string& line) {
   return any;
 }
 
+void require_utf8(std::string_view text, const std::string& name, Blame blame) {
+  const size_t bad = find_invalid_utf8(text);
+  if (bad == text.size()) return;
+  throw Error(blame,
+              fmt::format("{}: byte {} (0x{:02x}) is not valid UTF-8; a text is needed that is",
+                          name, bad, static_cast<unsigned char>(text[bad])));
+}
+
 bool TextReader::mend(std::string& text, const std::string& place, uint64_t first_byte) {
   size_t bad = find_invalid_utf8(text);
   if (bad == text.size()) return true;
@@ -203,7 +211,7 @@ bool TextReader::mend(std::string& text, const std::string& place, uint64_t firs
   return true;
 }
 
-std::optional<std::string> TextReader::field_of(std::string line, const std::string& place) {
+std::optional<std::string> TextReader::field_of(const std::string& line, const std::string& place) {
   using nlohmann::json;
   json record;
   try {
@@ -236,7 +244,7 @@ std::optional<TextDocument> TextReader::next_record() {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     const std::string place = current_->path + ":" + std::to_string(line_);
     if (!mend(line, place, first_byte)) continue;
-    std::optional<std::string> text = field_of(std::move(line), place);
+    std::optional<std::string> text = field_of(line, place);
     line.clear();
     if (!text) continue;
     if (text->empty()) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "data/byte_source.h"
+#include "kernels/base/error.h"
 
 namespace sidewinder {
 
@@ -69,7 +70,7 @@ class TextReader {
   void open_next();
   // False if the text is to be left out.
   bool mend(std::string& text, const std::string& place, uint64_t first_byte);
-  std::optional<std::string> field_of(std::string line, const std::string& place);
+  std::optional<std::string> field_of(const std::string& line, const std::string& place);
 
   std::vector<TextFile> files_;
   TextOptions options_;
@@ -89,5 +90,7 @@ class TextReader {
 // The offset of the first byte that is not valid UTF-8 (RFC 3629: no surrogates, no overlong
 // forms), or text.size().
 size_t find_invalid_utf8(std::string_view text);
+// An Error that names the byte, unless there is none; `name` says which text it is.
+void require_utf8(std::string_view text, const std::string& name, Blame blame);
 
 }  // namespace sidewinder

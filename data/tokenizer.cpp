@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <mutex>
+#include <regex>
 #include <utility>
 
 #include "data/files.h"
@@ -305,16 +306,39 @@ class SampleIterator : public sentencepiece::SentenceIterator {
   size_t next_ = 0;
 };
 
+// What the library says of texts that do not go with the vocabulary, and what to do about it.
+[[noreturn]] void fail_to_train(int64_t vocabulary, const std::string& reason) {
+  static const std::regex too_large("set it to a value <= ([0-9]+)");
+  static const std::regex too_small("smaller than required_chars. [0-9]+ vs ([0-9]+)");
+  std::smatch match;
+  if (std::regex_search(reason, match, too_large)) {
+    const std::string most = match[1];
+    fail_user("this text has no more than {} pieces, but a vocabulary of {} was asked for; {}",
+              most, vocabulary,
+              std::stoll(most) >= kLeastVocabulary
+                  ? fmt::format("use --vocabulary {}, or more text", most)
+                  : "use more text, or --tokenizer bytes");
+  }
+  if (std::regex_search(reason, match, too_small)) {
+    fail_user(
+        "the characters of this text need a vocabulary of {}, but {} was asked for; use "
+        "--vocabulary {} or more",
+        match[1].str(), vocabulary, match[1].str());
+  }
+  fail_user("cannot train a tokenizer with a vocabulary of {} on this text: {}", vocabulary,
+            reason);
+}
+
 }  // namespace
 
 std::string train_tokenizer(const std::vector<std::string>& samples,
                             const TokenizerTraining& options) {
   SIDEWINDER_REQUIRE(!samples.empty(), "there is no text to train a tokenizer on");
   SIDEWINDER_REQUIRE(
-      options.vocabulary >= 300 && options.vocabulary <= 1'000'000,
-      "a tokenizer with a vocabulary of {} cannot be trained; from 300 (256 bytes, 3 "
-      "control pieces, characters) to 1000000 are possible",
-      options.vocabulary);
+      options.vocabulary >= kLeastVocabulary && options.vocabulary <= kMostVocabulary,
+      "a tokenizer with a vocabulary of {} cannot be trained; from {} (256 bytes, 3 "
+      "control pieces, characters) to {} are possible",
+      options.vocabulary, kLeastVocabulary, kMostVocabulary);
   for (const std::string& sample : samples) SIDEWINDER_ASSERT(sample.size() <= kLongestSample);
   SampleIterator iterator(samples);
   std::string model;
@@ -332,9 +356,7 @@ std::string train_tokenizer(const std::vector<std::string>& samples,
        {"num_threads", "8"},
        {"minloglevel", "2"}},
       &iterator, &model);
-  SIDEWINDER_REQUIRE(status.ok(),
-                     "cannot train a tokenizer with a vocabulary of {} on this text: {}",
-                     options.vocabulary, status.ToString());
+  if (!status.ok()) fail_to_train(options.vocabulary, status.ToString());
   return model;
 }
 

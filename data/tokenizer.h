@@ -64,6 +64,10 @@ inline constexpr std::string_view kBytesTokenizer = "bytes";
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& name_or_path,
                                           const std::string& expected_digest = {});
 
+// 256 bytes, 3 control pieces and some characters; what can be trained in sensible time.
+inline constexpr int64_t kLeastVocabulary = 300;
+inline constexpr int64_t kMostVocabulary = 1'000'000;
+
 enum class TokenizerKind : uint8_t { unigram, bpe };
 
 struct TokenizerTraining {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <set>
+#include <type_traits>
 
 #include "recipes/table.h"
 #include "trainer/context_schedule.h"
@@ -311,14 +312,28 @@ void check_data(const Recipe& recipe, Checker& check) {
       }
     }
   }
-  if (!recipe.data.validation.empty() || !check.sound("data.validation")) return;
-  const auto refuse = [&](const std::string& key, int64_t value) {
-    if (value == 0 || !check.sound(key)) return;
-    check.report({key, "data.validation"}, "there is nothing to validate on",
-                 "set data.validation to a folder of token shards, or " + key + " to 0");
+}
+
+// Without data.validation nothing may ask for it. What an extended file, or the file before a --set
+// that takes data.validation away, asks for does not count.
+void check_validation(Recipe& recipe, Checker& check) {
+  const std::string data_key = "data.validation";
+  if (!recipe.data.validation.empty() || !check.sound(data_key)) return;
+  const Node& decision = *check.find(data_key);
+  const bool is_written = !decision.is_table();
+  const auto refuse = [&](const std::string& key, auto& value, const std::string& without) {
+    using Value = std::decay_t<decltype(value)>;
+    if (value == Value{} || !check.sound(key)) return;
+    if (is_written && check.place_of(key).precedence < decision.place.precedence) {
+      value = {};
+      return;
+    }
+    check.report({key, data_key}, "there is nothing to validate on",
+                 "set data.validation to a folder of token shards, or " + without);
   };
-  refuse("train.validate_every", recipe.train.validate_every);
-  refuse("train.validate_tokens", recipe.train.validate_tokens);
+  refuse("train.validate_every", recipe.train.validate_every, "train.validate_every to 0");
+  refuse("train.validate_tokens", recipe.train.validate_tokens, "train.validate_tokens to 0");
+  refuse("context.validate_lengths", recipe.context.validate_lengths, "remove the key");
 }
 
 // The multiples of `unit` on both sides of `value`.
@@ -410,11 +425,6 @@ void check_context(Recipe& recipe, Checker& check) {
     check.report({"data.long_documents", curve_key, "context.form"},
                  "\"defer\" has no effect where rows do not grow longer",
                  "use \"continue_reset\", or grow the context with context.form = \"rows\"");
-  }
-  if (!context.validate_lengths.empty() && recipe.data.validation.empty() &&
-      check.sound("data.validation")) {
-    check.report({"context.validate_lengths", "data.validation"}, "there is nothing to validate on",
-                 "set data.validation to a folder of token shards, or remove the key");
   }
 }
 
@@ -512,6 +522,7 @@ void check_recipe(Recipe& recipe, const Node& tree, RecipeUse use, Problems& pro
   check_layers(recipe.model, check);
   check_model(recipe, check);
   check_data(recipe, check);
+  check_validation(recipe, check);
   check_step_size(recipe.train, check);
   check_chunks(recipe.train, check);
   check_context(recipe, check);

@@ -1,9 +1,13 @@
 #include "tools/assemble.h"
 
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "kernels/base/check.h"
 #include "tools/huggingface.h"
@@ -74,8 +78,8 @@ TrainedModel load_trained_model(const std::string& path, const LoadOptions& opti
   const nlohmann::json state = nlohmann::json::parse(content.state);
   TrainedModel trained;
   trained.path = path;
-  trained.recipe = parse_recipe(state.at("recipe").get<std::string>(), path + " (stored recipe)",
-                                options.sets);
+  trained.recipe =
+      parse_recipe(state.at("recipe").get<std::string>(), path + " (stored recipe)", options.sets);
   if (options.precision) trained.recipe.train.precision = *options.precision;
   trained.model = make_model(trained.recipe);
   trained.step = content.step;
@@ -112,11 +116,23 @@ const Tokenizer& text_tokenizer(const TrainedModel& trained) {
   return tokenizer;
 }
 
-void check_folder_of(const std::string& option, const std::string& path) {
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  if (path.empty() || folder.empty() || std::filesystem::is_directory(folder)) return;
-  fail_environment("{} is {}, but there is no folder {}; make it, or name another file", option,
-                   path, folder.string());
+void check_output(const std::string& option, const std::string& path) {
+  namespace fs = std::filesystem;
+  if (path.empty()) return;
+  const fs::path parent = fs::path(path).parent_path();
+  const fs::path folder = parent.empty() ? "." : parent;
+  if (!fs::is_directory(folder)) {
+    fail_environment("{} is {}, but there is no folder {}; make it, or name another file", option,
+                     path, folder.string());
+  }
+  if (fs::is_directory(path)) {
+    fail_environment("{} is {}, which is a folder; name a file", option, path);
+  }
+  const std::string written = fs::exists(path) ? path : folder.string();
+  if (::access(written.c_str(), W_OK) != 0) {
+    fail_environment("{} is {}, but {} cannot be written: {}; name another file", option, path,
+                     written, std::strerror(errno));
+  }
 }
 
 void write_text_file(const std::string& path, const std::string& text) {

@@ -38,7 +38,7 @@ struct TrainedModel {
 };
 struct LoadOptions {
   std::optional<Precision> precision = {};  // none: the recipe's
-  std::string tokenizer = {};  // file, or "bytes"; empty: the one of the run
+  std::string tokenizer = {};               // file, or "bytes"; empty: the one of the run
   std::vector<std::string> sets = {};  // key=value, over the stored recipe: the model as it is used
 };
 // `path`: a run folder (its newest sound checkpoint), a checkpoint folder or a Hugging Face folder.
@@ -52,9 +52,9 @@ std::string tokenizer_path(const std::string& run_folder);
 // The tokenizer of a run, by its folder or that of one of its checkpoints: a path, or "bytes".
 std::string find_tokenizer(const std::string& path);
 
-// Error{environment} if the folder of `path`, given with `option`, is not there: for files that
+// Error{environment} if no file can be written at `path`, given with `option`: for results that
 // long work ends with. An empty path is none.
-void check_folder_of(const std::string& option, const std::string& path);
+void check_output(const std::string& option, const std::string& path);
 // Writes `text` to `path` (for --json); Error{environment} if that fails.
 void write_text_file(const std::string& path, const std::string& text);
 

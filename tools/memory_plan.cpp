@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/base/check.h"
+#include "kernels/base/text.h"
 #include "kernels/tensor/dry_run.h"
 #include "tools/synthetic_run.h"
 
@@ -46,9 +47,7 @@ std::optional<int64_t> left_in_group(const std::string& folder, const char* limi
   return std::max<int64_t>(0, *limit - used + cached);
 }
 
-std::string gib(int64_t bytes) {
-  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
-}
+std::string text_of(int64_t bytes) { return bytes_text(static_cast<uint64_t>(bytes)); }
 
 struct Change {
   std::string text;
@@ -104,12 +103,26 @@ std::vector<Change> changes_of(const Recipe& recipe) {
   return changes;
 }
 
-}  // namespace
+// Micro-batches that a dry run goes through. It writes their ids and positions, as a real step
+// does, so that those of longer ones would take the memory that is to be found out about.
+constexpr int64_t kMostTokens = int64_t{1} << 22;
 
-MemoryPlan plan_memory(const Recipe& recipe) {
-  SIDEWINDER_REQUIRE(recipe.train.precision != Precision::f64,
-                     "memory can be planned for f32 and bf16 only; f64 is for checks of small "
-                     "models");
+int64_t micro_batch_tokens(const TrainOptions& train) {
+  return std::max(train.context, train.tokens_per_micro_batch);
+}
+
+// The same run with micro-batches of at most so many tokens: fewer rows, or one that is shorter.
+Recipe with_tokens(const Recipe& recipe, int64_t tokens) {
+  Recipe changed = recipe;
+  TrainOptions& train = changed.train;
+  train.context = std::min(train.context, tokens);
+  train.tokens_per_micro_batch = tokens / train.context * train.context;
+  train.tokens_per_step = recipe.train.tokens_per_step / micro_batch_tokens(recipe.train) *
+                          train.tokens_per_micro_batch;
+  return changed;
+}
+
+MemoryPlan dry_run_of(const Recipe& recipe) {
   MemoryPlan plan;
   const DryRun dry_run;
   SyntheticRun run(recipe);
@@ -137,6 +150,28 @@ MemoryPlan plan_memory(const Recipe& recipe) {
   return plan;
 }
 
+}  // namespace
+
+MemoryPlan plan_memory(const Recipe& recipe) {
+  SIDEWINDER_REQUIRE(recipe.train.precision != Precision::f64,
+                     "memory can be planned for f32 and bf16 only; f64 is for checks of small "
+                     "models");
+  const int64_t tokens = micro_batch_tokens(recipe.train);
+  if (tokens <= kMostTokens) return dry_run_of(recipe);
+  // What a step takes grows evenly with the tokens, once there are many.
+  const Recipe fewer = with_tokens(recipe, kMostTokens / 4);
+  const Recipe more = with_tokens(recipe, kMostTokens);
+  MemoryPlan plan = dry_run_of(more);
+  const double per_token =
+      static_cast<double>(plan.step_bytes - dry_run_of(fewer).step_bytes) /
+      static_cast<double>(more.train.tokens_per_micro_batch - fewer.train.tokens_per_micro_batch);
+  const auto beyond = static_cast<int64_t>(
+      per_token * static_cast<double>(tokens - more.train.tokens_per_micro_batch));
+  plan.step_bytes += beyond;
+  plan.peak_bytes += beyond;
+  return plan;
+}
+
 int64_t available_memory() {
   int64_t available = std::numeric_limits<int64_t>::max();
   if (const auto kib = number_after("/proc/meminfo", "MemAvailable:")) available = *kib * 1024;
@@ -160,15 +195,15 @@ std::string memory_problem(const Recipe& recipe, int64_t available) {
       "this run needs {} for tensors ({} of parameters and optimizer, {} of activations, gradients "
       "and packed weights with micro-batches of {} tokens{}) and some {} beside them, but {} are "
       "available",
-      gib(plan.peak_bytes), gib(plan.state_bytes()), gib(plan.step_bytes),
-      std::max(recipe.train.context, recipe.train.tokens_per_micro_batch),
-      plan.copy_bytes > 0 ? fmt::format(", {} to save from", gib(plan.copy_bytes)) : "",
-      gib(kBesideTensors), gib(available));
+      text_of(plan.peak_bytes), text_of(plan.state_bytes()), text_of(plan.step_bytes),
+      micro_batch_tokens(recipe.train),
+      plan.copy_bytes > 0 ? fmt::format(", {} to save from", text_of(plan.copy_bytes)) : "",
+      text_of(kBesideTensors), text_of(available));
   bool any_fits = false;
   for (const Change& change : changes_of(recipe)) {
     const MemoryPlan changed = plan_memory(change.recipe);
     any_fits = any_fits || fits(changed);
-    text += fmt::format("\n    {}: {}{}", change.text, gib(changed.peak_bytes),
+    text += fmt::format("\n    {}: {}{}", change.text, text_of(changed.peak_bytes),
                         fits(changed) ? ", fits" : "");
   }
   return text + (any_fits ? "\nchange one of these, or pass --allow-too-little-memory to try anyway"

@@ -22,8 +22,9 @@ struct MemoryPlan {
   int64_t state_bytes() const { return parameter_bytes + moment_bytes; }
 };
 
-// Rows are full and one document each, the dearest case. Error{user} for f64, whose kernels compute
-// in a dry run.
+// Rows are full and one document each, the dearest case. Of micro-batches of millions of tokens,
+// which take memory to go through, what shorter ones need is continued in a line. Error{user} for
+// f64, whose kernels compute in a dry run.
 MemoryPlan plan_memory(const Recipe& recipe);
 
 // What this process may still take: available memory of the machine, or what its control groups

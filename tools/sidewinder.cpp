@@ -1,18 +1,25 @@
 // The one binary: parses the command line, runs a command, turns an Error into a message and an exit
 // code.
+#include <CLI/CLI.hpp>
 #include <fmt/core.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <functional>
 #include <new>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 #include "kernels/base/check.h"
 #include "kernels/base/error.h"
 #include "recipes/diagnostics.h"
+#include "recipes/field.h"
+#include "tools/assemble.h"
 #include "tools/commands/bench_data.h"
 #include "tools/commands/bench_documents.h"
 #include "tools/commands/bench_kernels.h"
@@ -41,8 +48,39 @@ namespace {
 
 using Run = std::function<ExitCode()>;
 
+// An option whose value is a number. One outside of `range` is Error{user} before anything is read.
+template <typename Number, typename Value>
+CLI::Option* add_number(CLI::App& command, const std::string& name, Value& value,
+                        const Range<Number>& range, const std::string& help) {
+  return command.add_option(name, value, help)->check([name, range](const std::string& text) {
+    Number number{};
+    if (!CLI::detail::lexical_cast(text, number) || !std::isfinite(static_cast<double>(number)) ||
+        !range.holds(number)) {
+      FieldInfo info;
+      info.type = std::is_integral_v<Number> ? "integer" : "number";
+      info.range = range.text();
+      fail_user("{} is {}; {}", name, text, info.wanted());
+    }
+    return std::string();
+  });
+}
+
+// An option that names a file to write when the work is done; whether that can be is found out
+// before.
+CLI::Option* add_output(CLI::App& command, const std::string& name, std::string& path,
+                        const std::string& help) {
+  return command.add_option(name, path, help)
+      ->type_name("FILE")
+      ->check([name](const std::string& text) {
+        check_output(name, text);
+        return std::string();
+      });
+}
+
+constexpr const char* kJsonHelp = "also write the result to FILE as JSON";
+
 void add_json(CLI::App& command, std::string& path) {
-  command.add_option("--json", path, "also write the result to FILE as JSON")->type_name("FILE");
+  add_output(command, "--json", path, kJsonHelp);
 }
 
 void add_tokenize(CLI::App& app, Run& run) {
@@ -57,11 +95,15 @@ void add_tokenize(CLI::App& app, Run& run) {
   command.add_option("--tokenizer", options->tokenizer,
                      "SentencePiece model, or bytes (id = byte, vocabulary 256); default: train one")
       ->type_name("FILE");
-  command.add_option("--vocabulary", options->vocabulary, "pieces of a trained tokenizer")
+  add_number<int64_t>(command, "--vocabulary", options->vocabulary,
+                      {.at_least = kLeastVocabulary, .at_most = kMostVocabulary},
+                      "pieces of a trained tokenizer")
       ->capture_default_str();
   command.add_option("--model-type", options->model_type, "bpe or unigram, of a trained tokenizer")
       ->capture_default_str();
-  command.add_option("--sample-mib", options->sample_mib, "text to train the tokenizer on, at most")
+  add_number<int64_t>(command, "--sample-mib", options->sample_mib,
+                      {.at_least = 1, .at_most = 1 << 20},
+                      "text to train the tokenizer on, at most")
       ->capture_default_str();
   command.add_option("--field", options->field, "field of JSON records that holds the text")
       ->capture_default_str();
@@ -72,17 +114,20 @@ void add_tokenize(CLI::App& app, Run& run) {
       ->capture_default_str();
   command.add_option("--eos", options->eos,
                      "after each document: none, model or an id (default: model; none for bytes)");
-  command.add_option("--hold-out", options->hold_out,
+  add_number<double>(command, "--hold-out", options->hold_out, {.at_least = 0, .below = 1},
                      "share of documents kept for validation, by hash of their name; 0: none")
       ->capture_default_str();
-  command.add_option("--join-bytes", options->join_bytes,
-                     "join short texts, with BOS and EOS around each, to documents of this size; 0: not")
+  add_number<int64_t>(
+      command, "--join-bytes", options->join_bytes, {.at_least = 0},
+      "join short texts, with BOS and EOS around each, to documents of this size; 0: not")
       ->capture_default_str();
   command.add_flag("--keep-duplicates", options->keep_duplicates,
                    "keep texts equal to an earlier one, for made texts; default: the first alone");
-  command.add_option("--shard-tokens", options->shard_tokens, "tokens after which a shard is finished")
+  add_number<int64_t>(command, "--shard-tokens", options->shard_tokens, {.at_least = 1},
+                      "tokens after which a shard is finished")
       ->capture_default_str();
-  command.add_option("--max-document-mib", options->max_document_mib, "longer documents are an error")
+  add_number<int64_t>(command, "--max-document-mib", options->max_document_mib,
+                      {.at_least = 1, .at_most = 1 << 20}, "longer documents are an error")
       ->capture_default_str();
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return tokenize(*options); }; });
@@ -100,8 +145,9 @@ void add_synthesize(CLI::App& app, Run& run) {
       "synthesize", "Write training documents of a retrieval task as JSON lines");
   command.add_option("task", options->task, "as in eval --tasks, e.g. passkey or copy:most=4:distance=16")
       ->required();
-  command.add_option("output", options->output, "JSONL file to write")->required();
-  command.add_option("--documents", options->documents, "how many")->capture_default_str();
+  add_output(command, "output", options->output, "JSONL file to write")->required();
+  add_number<int64_t>(command, "--documents", options->documents, {.at_least = 1}, "how many")
+      ->capture_default_str();
   command.add_option("--lengths", options->lengths, "tokens of a document; several: each draws one")
       ->type_name("N,N,…")
       ->capture_default_str();
@@ -110,7 +156,9 @@ void add_synthesize(CLI::App& app, Run& run) {
       ->capture_default_str();
   command.add_option("--haystack", options->haystack, "text file or folder to hide things in (default: noise)")
       ->type_name("PATH");
-  command.add_option("--seed", options->seed, "the same seed gives the same documents")->capture_default_str();
+  add_number<int64_t>(command, "--seed", options->seed, {.at_least = 0},
+                      "the same seed gives the same documents")
+      ->capture_default_str();
   command.footer([] { return "\n" + task_help(); });
   command.callback([options, &run] { run = [options] { return synthesize(*options); }; });
 }
@@ -143,7 +191,7 @@ void add_recipe(CLI::App& app, Run& run) {
   add_json(explain, options->json_path);
   explain.callback([=, &run] { run = [=] { return code(recipe_explain(options->key, options->json_path)); }; });
   CLI::App& docs = *command.add_subcommand("docs", "Write the reference page of all keys");
-  docs.add_option("output", options->output, "file to write (default: standard output)");
+  add_output(docs, "output", options->output, "file to write (default: standard output)");
   docs.callback([=, &run] { run = [=] { return code(recipe_docs(options->output)); }; });
 }
 
@@ -208,7 +256,8 @@ void add_training(CLI::App& app, Run& run, const std::string& name, const std::s
                    "continue although another instruction set made the checkpoint (other bits)");
   command.add_flag("--allow-too-little-memory", options->allow_too_little_memory,
                    "start although the run needs more memory than there is (see `plan`)");
-  add_json(command, options->json_path);
+  // Checked when there is a run folder: it may lie there.
+  command.add_option("--json", options->json_path, kJsonHelp)->type_name("FILE");
   command.callback([options, &run] { run = [options] { return train(*options); }; });
 }
 
@@ -219,10 +268,12 @@ void add_plan(CLI::App& app, Run& run) {
   command.add_option("recipe", options->recipe,
                      "recipe file (TOML); without one, the cost tables that are usually quoted");
   add_sets(command, options->sets);
-  command.add_option("--lengths", options->lengths, "of the tables (default: 1K to 2M)")
+  add_number<int64_t>(command, "--lengths", options->lengths, {.at_least = 1},
+                      "of the tables (default: 1K to 2M)")
       ->delimiter(',')
       ->type_name("N,N,...");
-  command.add_option("--mfu", options->mfu, "share of the machine's peak to suppose for the time")
+  add_number<double>(command, "--mfu", options->mfu, {.at_most = 1, .above = 0},
+                     "share of the machine's peak to suppose for the time")
       ->capture_default_str();
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return plan(*options); }; });
@@ -252,9 +303,10 @@ void add_eval(CLI::App& app, Run& run) {
   add_model_options(command, options->precision, options->tokenizer, options->sets);
   auto* data = command.add_option("--data", options->data, "folder of token shards")->type_name("FOLDER");
   auto* text = command.add_option("--text", options->text, "UTF-8 text file, one document")->type_name("FILE");
-  auto* context =
-      command.add_option("--context", options->context, "tokens per row (default: the recipe's)");
-  auto* most = command.add_option("--max-tokens", options->max_tokens, "stop after this many (default: all)");
+  auto* context = add_number<int64_t>(command, "--context", options->context, {.at_least = 1},
+                                      "tokens per row (default: the recipe's)");
+  auto* most = add_number<int64_t>(command, "--max-tokens", options->max_tokens, {.at_least = 0},
+                                   "stop after this many (default: all)");
   auto* baselines =
       command.add_flag("--baselines", options->baselines,
                        "compare with unigram and bigram models counted on the run's training tokens");
@@ -263,41 +315,58 @@ void add_eval(CLI::App& app, Run& run) {
           ->type_name("TASK,TASK,…")
           ->group("Retrieval tasks");
   for (CLI::Option* other : {data, text, context, most, baselines}) named->excludes(other);
-  const auto add = [&](const std::string& name, auto& value, const std::string& help) {
-    return command.add_option(name, value, help)->needs(named)->group("Retrieval tasks");
+  const auto of_tasks = [&](CLI::Option* option) {
+    return option->needs(named)->group("Retrieval tasks");
   };
   command.add_option("--lengths", by_length->lengths,
                      "perplexity at these context lengths; of tasks: tokens of prompt and answer")
       ->type_name("N,N,…");
+  std::vector<CLI::Option*> of_lengths;
   const auto add_length = [&](CLI::Option* option) {
+    of_lengths.push_back(option);
     option->excludes(named)->excludes(context)->excludes(baselines)->group("Perplexity by length");
   };
-  add_length(command.add_option("--stride", by_length->stride,
-                                "a window of each length every so many tokens (default: no overlap)"));
+  add_length(
+      add_number<int64_t>(command, "--stride", by_length->stride, {.at_least = 0},
+                          "a window of each length every so many tokens (default: no overlap)"));
   add_length(command.add_flag("--single-window", by_length->single_window,
                               "instead: the first tokens of every document that is as long"));
   add_length(command.add_flag("--stream", by_length->stream,
                               "in one pass that carries caches and states, in bounded memory; for "
                               "positions within the cache see rope_positions (recipe explain)"));
-  add_length(command.add_option("--chunk", by_length->chunk, "tokens of a stream read at once")
+  add_length(add_number<int64_t>(command, "--chunk", by_length->chunk, {.at_least = 1},
+                                 "tokens of a stream read at once")
                  ->capture_default_str());
   add_length(command.add_flag("--join", by_length->join, "all documents as one"));
-  command.add_option("--report", options->report_path, "also write a page with pictures to FILE")
+  add_output(command, "--report", options->report_path, "also write a page with pictures to FILE")
       ->type_name("FILE.html");
-  add("--depths", tasks->depths, "how many places from begin to end")->capture_default_str();
-  add("--trials", tasks->trials, "examples of each length and depth")->capture_default_str();
-  add("--haystack", tasks->haystack, "text file or folder to hide things in (default: noise)")
+  of_tasks(add_number<int64_t>(command, "--depths", tasks->depths, {.at_least = 1, .at_most = 1000},
+                               "how many places from begin to end"))
+      ->capture_default_str();
+  of_tasks(add_number<int64_t>(command, "--trials", tasks->trials, {.at_least = 1},
+                               "examples of each length and depth"))
+      ->capture_default_str();
+  of_tasks(command.add_option("--haystack", tasks->haystack,
+                              "text file or folder to hide things in (default: noise)"))
       ->type_name("PATH");
-  add("--seed", tasks->seed, "the same seed gives the same examples")->capture_default_str();
-  command.add_flag("--bos", tasks->bos, "start prompts with the tokenizer's BOS")
-      ->needs(named)
-      ->group("Retrieval tasks");
-  add("--trials-to", tasks->trials_path, "also write every trial to FILE as JSON lines")->type_name("FILE");
+  of_tasks(add_number<int64_t>(command, "--seed", tasks->seed, {.at_least = 0},
+                               "the same seed gives the same examples"))
+      ->capture_default_str();
+  of_tasks(command.add_flag("--bos", tasks->bos, "start prompts with the tokenizer's BOS"));
+  of_tasks(add_output(command, "--trials-to", tasks->trials_path,
+                      "also write every trial to FILE as JSON lines"));
   add_json(command, options->json_path);
   command.footer([] { return "\n" + task_help() + "\nA setting is written behind its task: kv:pairs=75. ruler means all of RULER's tasks."; });
-  command.callback([options, tasks, by_length, &run] {
-    run = [options, tasks, by_length] {
-      if (tasks->tasks.empty() && (!by_length->lengths.empty() || by_length->stream)) {
+  command.callback([options, tasks, by_length, of_lengths, &run] {
+    run = [options, tasks, by_length, of_lengths] {
+      const bool is_by_length = !by_length->lengths.empty() || by_length->stream;
+      for (const CLI::Option* option : of_lengths) {
+        SIDEWINDER_REQUIRE(option->count() == 0 || is_by_length,
+                           "{} has no effect without --lengths or --stream; add one of them, or "
+                           "leave it out",
+                           option->get_name());
+      }
+      if (tasks->tasks.empty() && is_by_length) {
         EvalLengthsCommand& one = *by_length;
         one.model = options->model;
         one.precision = options->precision;
@@ -328,7 +397,7 @@ void add_plot(CLI::App& app, Run& run) {
   CLI::App& command = *app.add_subcommand(
       "plot", "Draw results of eval: loss by length and position, heat maps of tasks");
   command.add_option("results", options->results, "JSON files that eval --json wrote")->required();
-  command.add_option("-o,--output", options->output, "FILE.svg or FILE.html")->required();
+  add_output(command, "-o,--output", options->output, "FILE.svg or FILE.html")->required();
   command.add_option("--names", options->names, "for the legends, one per file (default: file names)")
       ->delimiter(',');
   command.callback([options, &run] { run = [options] { return plot(*options); }; });
@@ -341,14 +410,20 @@ void add_generate(CLI::App& app, Run& run) {
   add_model_options(command, options->precision, options->tokenizer, options->sets);
   command.add_option("--prompt", options->prompt, "text to continue");
   command.add_flag("--bos", options->bos, "begin with the tokenizer's BOS, as imported models mostly want");
-  command.add_option("--tokens", options->tokens, "how many at most")->capture_default_str();
-  command.add_option("--temperature", options->temperature, "0: always the most likely token")
+  add_number<int64_t>(command, "--tokens", options->tokens, {.at_least = 1}, "how many at most")
       ->capture_default_str();
-  command.add_option("--top-k", options->top_k, "choose among the k most likely; 0: all")
+  add_number<double>(command, "--temperature", options->temperature, {.at_least = 0},
+                     "0: always the most likely token")
       ->capture_default_str();
-  command.add_option("--top-p", options->top_p, "choose among the most likely that hold this probability")
+  add_number<int64_t>(command, "--top-k", options->top_k, {.at_least = 0},
+                      "choose among the k most likely; 0: all")
       ->capture_default_str();
-  command.add_option("--seed", options->seed, "the same seed gives the same text")->capture_default_str();
+  add_number<double>(command, "--top-p", options->top_p, {.at_most = 1, .above = 0},
+                     "choose among the most likely that hold this probability")
+      ->capture_default_str();
+  add_number<int64_t>(command, "--seed", options->seed, {.at_least = 0},
+                      "the same seed gives the same text")
+      ->capture_default_str();
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return generate(*options); }; });
 }
@@ -367,6 +442,11 @@ void add_convert(CLI::App& app, Run& run) {
   command.add_option("--max-file-size", options->max_file_bytes,
                      "of the files with the weights of a Hugging Face folder, as in 2GB")
       ->transform(CLI::AsSizeValue(true))
+      ->transform([](const std::string& text) {
+        SIDEWINDER_REQUIRE(text.find_first_of("123456789") != std::string::npos && text[0] != '-',
+                           "--max-file-size is {}; use a size above 0, as in 2GB", text);
+        return text;
+      })
       ->default_str("5GB");
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return convert(*options); }; });
@@ -401,7 +481,9 @@ void add_bench(CLI::App& app, Run& run) {
   command.add_option("--text", options->data.text, "data: text file to tokenize instead of a made-up one");
   command.add_option("--tokenizer", options->data.tokenizers, "data: SentencePiece model instead of trained ones; repeatable")
       ->allow_extra_args(false);
-  command.add_option("--steps", options->recipe.steps, "recipe: steps to measure")->capture_default_str();
+  add_number<int64_t>(command, "--steps", options->recipe.steps, {.at_least = 1},
+                      "recipe: steps to measure")
+      ->capture_default_str();
   command.add_flag("--documents", options->documents,
                    "recipe: what short documents and random lengths do to the time of a step");
   command.add_flag("--profile", options->recipe.profile,
@@ -412,13 +494,13 @@ void add_bench(CLI::App& app, Run& run) {
     run = [options] {
       if (options->what == "kernels") {
         options->kernels.json_path = options->json_path;
-        return static_cast<ExitCode>(bench_kernels(options->kernels));
+        return bench_kernels(options->kernels);
       }
       if (options->what == "data") {
         options->data.check = options->kernels.check;
         options->data.only = options->kernels.only;
         options->data.json_path = options->json_path;
-        return static_cast<ExitCode>(bench_data(options->data));
+        return bench_data(options->data);
       }
       if (options->documents) {
         return bench_documents({.recipe = options->what,
@@ -483,9 +565,10 @@ ExitCode run_program(int argc, char** argv) {
                "sidewinder"};
   app.set_version_flag("--version", SIDEWINDER_VERSION);
   app.require_subcommand(1);
-  app.footer("Exit codes: 0 done, 2 wrong recipe or argument, 3 environment or data, 70 bug,\n"
-             "75 saved and wants to be started again, 76 peer lost, 79 too many non-finite steps,\n"
-             "80 no progress, 81 stale attempt. `sidewinder COMMAND --help` lists a command's options.");
+  app.footer(
+      "Exit codes: 0 done, 1 a bar of bench --check is missed, 2 wrong recipe or argument,\n"
+      "3 environment or data, 70 bug, 75 saved and wants to be started again, 79 too many\n"
+      "non-finite steps. `sidewinder COMMAND --help` lists a command's options.");
   Run run;
   add_tokenize(app, run);
   add_training(app, run, "train", "Train a model from a recipe, or continue its run");
@@ -517,6 +600,8 @@ ExitCode run_program(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   using sidewinder::ExitCode;
+  // A limit on the size of files is then an error of the write, as a full disk is.
+  std::signal(SIGXFSZ, SIG_IGN);
   ExitCode code = ExitCode::bug;
   try {
     code = sidewinder::run_program(argc, argv);
@@ -524,6 +609,9 @@ int main(int argc, char** argv) {
     // A recipe error begins with file:line:column, which editors look for at the start of a line.
     fmt::print(stderr, "sidewinder: stopped\n{}\n", error.what());
     code = error.exit_code();
+  } catch (const std::filesystem::filesystem_error& error) {
+    fmt::print(stderr, "sidewinder: stopped\n{}; name a path that can be used\n", error.what());
+    code = ExitCode::environment;
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "sidewinder: out of memory; use a smaller model, context or micro-batch\n");
     code = ExitCode::environment;

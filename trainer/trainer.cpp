@@ -179,6 +179,8 @@ Trainer::Trainer(HybridModel& model, const TrainerOptions& options,
   }
   metrics_ = std::make_unique<MetricsWriter>(options_.run.folder, state_.progress.step);
   saver_ = std::make_unique<BackgroundSaver>(options_.run.folder, options_.checkpoint);
+  // Now rather than after the steps before the first save.
+  if (state_.progress.step < options_.train.steps) require_room(options_.run.folder, content());
 }
 
 Trainer::~Trainer() = default;

@@ -26,10 +26,6 @@ double contains_all(std::string_view completion, std::span<const std::string> re
   return static_cast<double>(found) / static_cast<double>(references.size());
 }
 
-double contains_any(std::string_view completion, std::span<const std::string> references) {
-  return contains_all(completion, references) > 0 ? 1 : 0;
-}
-
 std::optional<int64_t> first_integer(std::string_view text) {
   const auto begin = std::find_if(text.begin(), text.end(), is_digit);
   const auto end = std::find_if_not(begin, text.end(), is_digit);

@@ -13,8 +13,6 @@ namespace sidewinder {
 
 // Share of the references that the completion contains, ASCII letters compared without case.
 double contains_all(std::string_view completion, std::span<const std::string> references);
-// 1 if it contains any of them, else 0.
-double contains_any(std::string_view completion, std::span<const std::string> references);
 
 // The first run of digits; nullopt if there is none or its value exceeds 64 bits.
 std::optional<int64_t> first_integer(std::string_view text);

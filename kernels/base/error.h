@@ -15,22 +15,20 @@ namespace sidewinder {
 
 enum class ExitCode : int {
   success = 0,
-  user = 2,           // wrong recipe, argument or input
-  environment = 3,    // missing or damaged file, full disk, missing device
-  bug = 70,           // our mistake
-  requeue = 75,       // state is saved; start again to continue
-  peer_lost = 76,     // another rank is gone
-  numeric_stop = 79,  // too many non-finite steps
-  no_progress = 80,   // restarted without getting further
-  stale_attempt = 81  // a newer attempt owns the run folder
+  below_bar = 1,     // of a benchmark, if that was to be checked
+  user = 2,          // wrong recipe, argument or input
+  environment = 3,   // missing or damaged file, full disk, missing device
+  bug = 70,          // our mistake
+  requeue = 75,      // state is saved; start again to continue
+  peer_lost = 76,    // another rank is gone
+  numeric_stop = 79  // too many non-finite steps
 };
 
 enum class Blame { user, environment, bug };
 
 class Error : public std::runtime_error {
  public:
-  Error(Blame blame, const std::string& message)
-      : Error(exit_code_of(blame), message) {}
+  Error(Blame blame, const std::string& message) : Error(exit_code_of(blame), message) {}
   Error(ExitCode exit_code, const std::string& message)
       : std::runtime_error(message), exit_code_(exit_code) {}
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <map>
 #include <mutex>
 #include <optional>
 #include <system_error>
@@ -49,11 +48,19 @@ herr_t append_description(unsigned /*depth*/, const H5E_error2_t* entry, void* t
   return 0;
 }
 
-// The library's error stack, outermost call first.
+// What the system said, if it said something; otherwise the library's error stack, outermost call
+// first.
 std::string error_stack() {
   std::string result;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, &append_description, &result);
   H5Eclear2(H5E_DEFAULT);
+  const std::string mark = "error message = '";
+  if (const size_t begin = result.find(mark); begin != std::string::npos) {
+    const size_t end = result.find('\'', begin + mark.size());
+    if (end != std::string::npos) {
+      return result.substr(begin + mark.size(), end - begin - mark.size());
+    }
+  }
   return result.empty() ? "no reason given by the HDF5 library" : result;
 }
 
@@ -168,15 +175,8 @@ size_t size_of(Hdf5Type type) {
 }
 
 struct Hdf5Writer::State {
-  struct Reserved {
-    Handle dataset;
-    Hdf5Type type = Hdf5Type::u8;
-    std::vector<uint64_t> shape;
-  };
-
   std::string path;
   Handle file;
-  std::map<std::string, Reserved> reserved;
 
   // A dataset whose space in the file is taken at once and not filled.
   Handle create(const std::string& name, Hdf5Type type, std::span<const uint64_t> shape) {
@@ -222,13 +222,6 @@ struct Hdf5Writer::State {
     check(H5Awrite(made.id(), memory, value), path, action);
     if (!made.close()) fail(path, action);
   }
-
-  bool close_all() {
-    bool sound = true;
-    for (auto& [name, entry] : reserved) sound = entry.dataset.close() && sound;
-    reserved.clear();
-    return file.close() && sound;
-  }
 };
 
 Hdf5Writer::Hdf5Writer(const std::string& path) : state_(std::make_unique<State>()) {
@@ -252,7 +245,7 @@ Hdf5Writer::~Hdf5Writer() {
   if (!state_) return;
   const Session session;
   if (!state_->file.open()) return;
-  state_->close_all();
+  state_->file.close();
   // Closing makes the file look finished, which it is not.
   std::error_code ignored;
   std::filesystem::remove(state_->path, ignored);
@@ -279,58 +272,6 @@ void Hdf5Writer::write(const std::string& name, Hdf5Type type, std::span<const u
   if (!dataset.close()) fail(state_->path, action);
 }
 
-void Hdf5Writer::reserve(const std::string& name, Hdf5Type type, std::span<const uint64_t> shape) {
-  SIDEWINDER_ASSERT(state_);
-  const Session session;
-  SIDEWINDER_ASSERT(state_->file.open());
-  Handle dataset = state_->create(name, type, shape);
-  State::Reserved& entry = state_->reserved[name];
-  entry.dataset = std::move(dataset);
-  entry.type = type;
-  entry.shape.assign(shape.begin(), shape.end());
-}
-
-void Hdf5Writer::write_at(const std::string& name, uint64_t first, uint64_t count,
-                          const void* data) {
-  SIDEWINDER_ASSERT(state_);
-  const Session session;
-  const auto found = state_->reserved.find(name);
-  SIDEWINDER_REQUIRE(found != state_->reserved.end(),
-                     "{}: dataset {} is written in pieces but was not reserved", state_->path,
-                     name);
-  const State::Reserved& entry = found->second;
-  const uint64_t total = *product(entry.shape, 1);
-  SIDEWINDER_REQUIRE(first <= total && count <= total - first,
-                     "{}: elements {} to {} + {} lie outside dataset {}, which has {}",
-                     state_->path, first, first, count, name, total);
-  if (count == 0) return;
-  const std::string action = "write a piece of dataset " + name;
-  if (entry.shape.empty()) {
-    check(
-        H5Dwrite(entry.dataset.id(), memory_type(entry.type), H5S_ALL, H5S_ALL, H5P_DEFAULT, data),
-        state_->path, action);
-    return;
-  }
-  // A piece is a block of whole rows, where a row is everything but the first dimension.
-  const uint64_t width = total / entry.shape[0];
-  SIDEWINDER_REQUIRE(first % width == 0 && count % width == 0,
-                     "{}: a piece of dataset {} must be whole rows of {} elements", state_->path,
-                     name, width);
-  std::vector<hsize_t> begin(entry.shape.size(), 0);
-  std::vector<hsize_t> sizes(entry.shape.begin(), entry.shape.end());
-  begin[0] = first / width;
-  sizes[0] = count / width;
-  const Handle in_file(H5Dget_space(entry.dataset.id()), &H5Sclose, state_->path, action);
-  check(H5Sselect_hyperslab(in_file.id(), H5S_SELECT_SET, begin.data(), nullptr, sizes.data(),
-                            nullptr),
-        state_->path, action);
-  const Handle in_memory(H5Screate_simple(static_cast<int>(sizes.size()), sizes.data(), nullptr),
-                         &H5Sclose, state_->path, action);
-  check(H5Dwrite(entry.dataset.id(), memory_type(entry.type), in_memory.id(), in_file.id(),
-                 H5P_DEFAULT, data),
-        state_->path, action);
-}
-
 void Hdf5Writer::attribute(const std::string& name, const std::string& text) {
   SIDEWINDER_ASSERT(state_);
   const Session session;
@@ -354,7 +295,7 @@ void Hdf5Writer::close() {
   SIDEWINDER_ASSERT(state_);
   const Session session;
   SIDEWINDER_ASSERT(state_->file.open());
-  if (state_->close_all()) return;
+  if (state_->file.close()) return;
   const std::string reason = error_stack();
   std::error_code ignored;
   std::filesystem::remove(state_->path, ignored);
@@ -464,16 +405,7 @@ struct Hdf5Reader::State {
   }
 };
 
-namespace {
-
-template <typename Info>
-herr_t collect_dataset(hid_t /*root*/, const char* name, const Info* info, void* names) {
-  if (info->type == H5O_TYPE_DATASET)
-    static_cast<std::vector<std::string>*>(names)->push_back(name);
-  return 0;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 Hdf5Reader::Hdf5Reader(const std::string& path) : state_(std::make_unique<State>()) {
   const Session session;
@@ -500,22 +432,6 @@ Hdf5Reader::Hdf5Reader(Hdf5Reader&&) noexcept = default;
 Hdf5Reader& Hdf5Reader::operator=(Hdf5Reader&& other) noexcept {
   std::swap(state_, other.state_);
   return *this;
-}
-
-std::vector<Hdf5Dataset> Hdf5Reader::datasets() const {
-  SIDEWINDER_ASSERT(state_);
-  const Session session;
-  std::vector<std::string> names;
-  check(H5Ovisit2(state_->file.id(), H5_INDEX_NAME, H5_ITER_NATIVE, &collect_dataset, &names,
-                  H5O_INFO_BASIC),
-        state_->path, "list the datasets");
-  std::sort(names.begin(), names.end());
-  std::vector<Hdf5Dataset> result;
-  result.reserve(names.size());
-  for (const std::string& name : names) {
-    result.push_back(state_->describe(state_->open(name), name));
-  }
-  return result;
 }
 
 bool Hdf5Reader::has(const std::string& name) const {

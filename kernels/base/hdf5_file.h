@@ -35,10 +35,6 @@ class Hdf5Writer {
 
   void write(const std::string& name, Hdf5Type type, std::span<const uint64_t> shape,
              const void* data);
-  // A dataset of known size filled piece by piece; `first` and `count` are in elements and make
-  // whole rows (everything but the first dimension). What is never written has no defined content.
-  void reserve(const std::string& name, Hdf5Type type, std::span<const uint64_t> shape);
-  void write_at(const std::string& name, uint64_t first, uint64_t count, const void* data);
   void attribute(const std::string& name, const std::string& text);
   void attribute(const std::string& name, uint64_t value);
   // Closes and flushes to the operating system; reports every late error. A file whose writer dies
@@ -57,7 +53,6 @@ class Hdf5Reader {
   Hdf5Reader(Hdf5Reader&&) noexcept;
   Hdf5Reader& operator=(Hdf5Reader&&) noexcept;
 
-  std::vector<Hdf5Dataset> datasets() const;  // by name
   bool has(const std::string& name) const;
   Hdf5Dataset dataset(const std::string& name) const;  // Error{environment} if absent
   // Reads the whole dataset; `bytes` must be its size.

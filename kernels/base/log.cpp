@@ -27,7 +27,6 @@ spdlog::logger& logger() {
 
 spdlog::level::level_enum level_of(LogLevel level) {
   switch (level) {
-    case LogLevel::debug: return spdlog::level::debug;
     case LogLevel::info: return spdlog::level::info;
     case LogLevel::warning: return spdlog::level::warn;
     case LogLevel::error: break;
@@ -56,14 +55,12 @@ StatusLine& status_line() {
 
 }  // namespace
 
-void set_log_level(LogLevel level) { logger().set_level(level_of(level)); }
-
 void log_line(LogLevel level, const std::string& text) {
   StatusLine& status = status_line();
   const std::lock_guard<std::mutex> lock(status.mutex);
-  if (logger().should_log(level_of(level))) status.erase();
+  status.erase();
   logger().log(level_of(level), "{}", text);
-  if (logger().should_log(level_of(level))) status.draw();
+  status.draw();
 }
 
 bool log_is_terminal() { return ::isatty(STDERR_FILENO) == 1; }

@@ -9,9 +9,8 @@
 
 namespace sidewinder {
 
-enum class LogLevel { debug, info, warning, error };
+enum class LogLevel { info, warning, error };
 
-void set_log_level(LogLevel level);
 void log_line(LogLevel level, const std::string& text);
 // Whether standard error, where the log goes, is a terminal.
 bool log_is_terminal();

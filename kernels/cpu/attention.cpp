@@ -7,9 +7,12 @@
 #include "kernels/ops/attention.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <limits>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -26,10 +29,13 @@ constexpr int64_t kFewLanes = 4;                  // documents with no more are 
 constexpr int64_t kForwardBlockWords = 1 << 16;   // packed keys and values: 256 KiB
 constexpr int64_t kForwardTurnWords = 3 << 16;    // those of a tile that is finished before others
 constexpr int64_t kBackwardBlockWords = 1 << 17;  // and their gradients: 512 KiB
-// Key heads are work items of the backward pass; with fewer than these, keys are split further.
-constexpr int64_t kBackwardItems = 4;
+// All key/value heads of a long document have about so many blocks, and shorter ones for it, so
+// that there are some for many threads. Of short documents there are many.
+constexpr int64_t kBackwardItems = 64;
+constexpr int64_t kLongDocument = 2048;  // keys
+constexpr int64_t kFewestBlockKeys = 288;
+constexpr int64_t kBlockUnit = 96;  // as long as a tile: few tiles lie across the end of a block
 
-constexpr int32_t kAnyKey = std::numeric_limits<int32_t>::max();
 constexpr float kNoScore = -1e30F;  // the maximum of lanes that have seen no key
 constexpr float kLog2E = 1.44269504088896340736F;
 constexpr float kLn2 = 0.69314718055994530942F;
@@ -622,15 +628,17 @@ void attention_vectors(const AttentionArgs& args) {
 
 // ---- Backward
 //
-// A work item is a range of the keys of one document and key/value head. It goes over blocks of
-// these keys, and for each over the tiles of queries that see it, so that key and value gradients
-// stay in the cache and are complete after the block. Query gradients of a tile are complete after
-// the last block that it sees; if the keys are split over items, they are kept per item and summed
-// in the order of the keys.
+// A work item is a block of the keys of one document and key/value head. It goes over the tiles of
+// queries that see it, so that key and value gradients stay in the cache and are complete at its
+// end. The query gradients of a tile are sums over the blocks that it sees. These add to them in
+// turn, from the first block to the last, so that the bits do not depend on the threads. Blocks
+// begin in this order too, and all with the last queries, so that a thread seldom waits for another
+// that works on the block before.
 //
 // Far keys are gathered per tile, so their items run first, one for each document and key/value
-// head that has some: they go over the tiles, and leave the gradients of far keys in f32 rows of
-// their own, which the items of the near keys add to theirs.
+// head that has some: they go over the tiles, add to the query gradients before all blocks, and
+// leave the gradients of far keys in f32 rows of their own, which the items of the near keys add to
+// theirs.
 
 // The keys of a document that some tile gathers, as rows of sums.
 struct FarRows {
@@ -638,17 +646,139 @@ struct FarRows {
   int64_t count = 0;
 };
 
-struct BackwardItem {
-  const Document* document;
-  Heads heads;
-  KeyRange keys;    // even bounds
-  TileRange tiles;  // that see them
-  int64_t work;     // tiles · keys
-  // Where the query gradients of these tiles are kept if keys are split, or −1.
-  int64_t partial = -1;
-  const FarRows* far = nullptr;  // of the document, if it has any
-  float* far_dkey = nullptr;     // [far.count][width_stride], not scaled
-  float* far_dvalue = nullptr;   // [far.count][value_stride]
+// How the keys of a document are cut, and which tiles each block adds to: every tile has one block
+// at least, whatever it sees.
+class KeyBlocks {
+ public:
+  KeyBlocks(const Document& document, const Sizes& sizes, const QueryTiles& tiles, int64_t kv_heads)
+      : keys_(round_up(document.keys(), 2)), size_(size_for(sizes, kv_heads)) {
+    const auto count = std::max<int64_t>(1, (keys_ + size_ - 1) / size_);
+    tiles_.assign(static_cast<size_t>(count), {tiles.count(), tiles.count()});
+    for (int64_t tile = 0; tile < tiles.count(); ++tile) {
+      const KeyRange span = tiles.span(tile);
+      const auto block_of = [&](int64_t key) {
+        return static_cast<int32_t>(std::min(key / size_, count - 1));
+      };
+      const BlockRange range = {block_of(span.begin), block_of(std::max(span.begin, span.end - 1))};
+      blocks_.push_back(range);
+      for (int32_t block = range.first; block <= range.last; ++block) {
+        TileRange& seeing = tiles_[static_cast<size_t>(block)];
+        seeing = {std::min(seeing.begin, tile), tile + 1};
+      }
+    }
+  }
+
+  int64_t size() const { return size_; }  // of the longest
+  int32_t count() const { return static_cast<int32_t>(tiles_.size()); }
+  KeyRange keys(int32_t block) const {
+    return {static_cast<int32_t>(std::min(keys_, block * size_)),
+            static_cast<int32_t>(std::min(keys_, (block + 1) * size_))};
+  }
+  TileRange tiles(int32_t block) const { return tiles_[static_cast<size_t>(block)]; }
+  int64_t tiles() const { return static_cast<int64_t>(blocks_.size()); }
+  int32_t first_of(int64_t tile) const { return blocks_[static_cast<size_t>(tile)].first; }
+  int32_t last_of(int64_t tile) const { return blocks_[static_cast<size_t>(tile)].last; }
+  int64_t work() const {  // tiles · keys
+    int64_t sum = 0;
+    for (const TileRange& seeing : tiles_) sum += size_ * (seeing.end - seeing.begin);
+    return sum;
+  }
+
+ private:
+  struct BlockRange {
+    int32_t first, last;
+  };
+
+  int64_t size_for(const Sizes& sizes, int64_t kv_heads) const {
+    const int64_t most = keys_per_block(
+        kBackwardBlockWords, sizes.steps + sizes.value_steps + sizes.width_stride / sizes.pair +
+                                 sizes.width_stride + sizes.value_stride);
+    if (keys_ < kLongDocument) return std::min(most, std::max<int64_t>(2, keys_));
+    const int64_t wanted = keys_ * kv_heads / kBackwardItems;
+    return std::min(most, std::max(kFewestBlockKeys, round_up(wanted, kBlockUnit)));
+  }
+
+  int64_t keys_;
+  int64_t size_;
+  std::vector<TileRange> tiles_;    // per block
+  std::vector<BlockRange> blocks_;  // per tile
+};
+
+// What one tile has found so far.
+struct QuerySums {
+  // [width_stride + 1][lanes], the last row Σ dout·out. Empty before the first block.
+  Tensor floats;
+  std::atomic<int32_t> turn{0};  // the block that may add
+};
+
+// One document and key/value head, whose blocks threads take in their order.
+struct BackwardHead {
+  const Document* document = nullptr;
+  Heads heads = {};
+  const KeyBlocks* blocks = nullptr;
+  std::unique_ptr<QuerySums[]> sums;  // per tile
+  std::atomic<int32_t> taken{0};      // blocks
+  const FarRows* far = nullptr;       // of the document, if it has any
+  float* far_dkey = nullptr;          // [far.count][width_stride], not scaled
+  float* far_dvalue = nullptr;        // [far.count][value_stride]
+
+  int32_t left() const { return blocks->count() - taken.load(std::memory_order_relaxed); }
+};
+
+// The turns of one block at its tiles, from the last tile to the first. Those that are left at the
+// end, as after an exception, are passed on, or other threads would wait for ever.
+class Turns {
+ public:
+  Turns(const BackwardHead& head, int32_t block, TileRange tiles)
+      : head_(head), block_(block), tiles_(tiles) {}
+  ~Turns() {
+    while (tiles_.begin < tiles_.end) {
+      wait();
+      pass_on();
+    }
+  }
+  Turns(const Turns&) = delete;
+  Turns& operator=(const Turns&) = delete;
+
+  void wait() const {
+    const std::atomic<int32_t>& turn = head_.sums[tiles_.end - 1].turn;
+    for (int32_t now = turn.load(std::memory_order_acquire); now != block_;
+         now = turn.load(std::memory_order_acquire)) {
+      turn.wait(now, std::memory_order_acquire);
+    }
+  }
+  void pass_on() {
+    std::atomic<int32_t>& turn = head_.sums[--tiles_.end].turn;
+    turn.store(block_ + 1, std::memory_order_release);
+    turn.notify_all();
+  }
+
+ private:
+  const BackwardHead& head_;
+  int32_t block_;
+  TileRange tiles_;  // that are left
+};
+
+// Pieces of memory that a thread has in its cache: several lie side by side, in whole pages. Strewn
+// over the arena they cost up to 5 % of the time.
+class Pieces {
+ public:
+  explicit Pieces(int64_t floats) : floats_(round_up(floats, 1024)) {}
+  Tensor take() {
+    if (free_.empty()) {
+      const Tensor slab = Tensor::empty({kAtOnce, floats_}, Dtype::f32);
+      for (int64_t i = kAtOnce - 1; i >= 0; --i) free_.push_back(slab.slice_rows(i, i + 1));
+    }
+    Tensor piece = std::move(free_.back());
+    free_.pop_back();
+    return piece;
+  }
+  void give_back(Tensor piece) { free_.push_back(std::move(piece)); }
+
+ private:
+  static constexpr int64_t kAtOnce = 16;
+  int64_t floats_;
+  std::vector<Tensor> free_;
 };
 
 // What parts of a pattern before this one found, in f32 and, of queries and keys, not scaled.
@@ -668,21 +798,18 @@ struct BackwardResults {
 class Backward {
  public:
   Backward(const AttentionBackwardArgs& args, const BackwardResults& results, const Sizes& sizes,
-           const BackwardItem& item, float* partial)
+           const BackwardHead& head, Pieces& pieces)
       : args_(args),
         results_(results),
         sizes_(sizes),
-        item_(item),
-        document_(*item.document),
+        head_(head),
+        document_(*head.document),
+        pieces_(pieces),
         tile_lanes_(sizes.isa.backward_lanes),
-        tiles_(sizes.backward_tiles(document_, item.heads.group)),
+        tiles_(sizes.backward_tiles(document_, head.heads.group)),
         tile_floats_(sizes.width_stride * tile_lanes_),
-        block_(std::min<int64_t>(block_keys(sizes), item.keys.end - item.keys.begin)),
+        block_(head.blocks->size()),
         key_stride_(transposed_stride(block_)),
-        partial_(partial),
-        slots_(partial == nullptr ? tiles_of_a_block() : item.tiles.end - item.tiles.begin),
-        next_new_(partial == nullptr ? 0 : item.tiles.begin),
-        next_unfinished_(next_new_),
         workspace_(floats()) {
     keys_ = workspace_.take(sizes.steps * key_stride_);
     key_pairs_ = workspace_.take(block_ / sizes.pair * sizes.width_stride);
@@ -696,50 +823,54 @@ class Backward {
     lse_ = workspace_.take(tile_lanes_);
     slopes_ = workspace_.take(tile_lanes_);
     scale_ = workspace_.take(tile_lanes_);
-    delta_ = workspace_.take(slots_ * tile_lanes_);
-    dquery_ = partial == nullptr ? workspace_.take(slots_ * tile_floats_) : partial;
     std::fill_n(scale_, tile_lanes_, results.scale);
     if (sizes.part.needs_visibility()) visibility_.reserve(block_);
   }
 
-  static int64_t block_keys(const Sizes& sizes) {
-    return keys_per_block(kBackwardBlockWords, sizes.steps + sizes.value_steps +
-                                                   sizes.width_stride / sizes.pair +
-                                                   sizes.width_stride + sizes.value_stride);
-  }
-
-  void run() {
-    if (partial_ == nullptr) finish_tiles(tiles_.seeing({0, kAnyKey}).begin);
-    for (int64_t begin = item_.keys.begin; begin < item_.keys.end; begin += block_) {
-      visit(block_from(begin));
+  // Block `block` of its head.
+  void run(int32_t block, Turns& turns) {
+    const KeyBlocks& blocks = *head_.blocks;
+    const KeyRange keys = blocks.keys(block);
+    const int64_t count = std::min<int64_t>(keys.end, document_.keys()) - keys.begin;
+    pack_keys(key_rows(args_.k, document_, head_.heads), key_rows(args_.v, document_, head_.heads),
+              keys.begin, count, keys.end - keys.begin);
+    const TileRange seeing = blocks.tiles(block);
+    for (int64_t tile = seeing.end - 1; tile >= seeing.begin; --tile) {
+      turns.wait();
+      begin(tile);
+      visit_near(tile, keys);
+      if (block == blocks.last_of(tile)) finish(tile);
+      turns.pass_on();
     }
-    if (partial_ == nullptr) finish_tiles(tiles_.count());
+    for (int64_t i = 0; head_.far != nullptr && i < count; ++i) {
+      const int32_t row = head_.far->row_of[static_cast<size_t>(keys.begin + i)];
+      if (row < 0) continue;
+      add(head_.far_dkey + row * sizes_.width_stride, dkey_ + i * sizes_.width_stride,
+          sizes_.width_stride);
+      add(head_.far_dvalue + row * sizes_.value_stride, dvalue_ + i * sizes_.value_stride,
+          sizes_.value_stride);
+    }
+    if (results_.before != nullptr) {
+      add_rows(results_.before->dk, keys.begin, count, dkey_, sizes_.width_stride);
+      add_rows(results_.before->dv, keys.begin, count, dvalue_, sizes_.value_stride);
+    }
+    const AttentionFunctions& functions = sizes_.rows_like(results_.dk);
+    functions.store_rows(dkey_, results_.scale, key_rows(results_.dk, document_, head_.heads),
+                         keys.begin, count);
+    functions.store_rows(dvalue_, 1.0F, key_rows(results_.dv, document_, head_.heads), keys.begin,
+                         count);
   }
 
   void run_far() {
-    std::fill_n(item_.far_dkey, item_.far->count * sizes_.width_stride, 0.0F);
-    std::fill_n(item_.far_dvalue, item_.far->count * sizes_.value_stride, 0.0F);
-    for (int64_t tile = item_.tiles.begin; tile < item_.tiles.end; ++tile) {
-      begin_tiles(tile + 1);
+    std::fill_n(head_.far_dkey, head_.far->count * sizes_.width_stride, 0.0F);
+    std::fill_n(head_.far_dvalue, head_.far->count * sizes_.value_stride, 0.0F);
+    for (int64_t tile = 0; tile < tiles_.count(); ++tile) {
+      begin(tile);
       visit_far(tile);
     }
   }
 
  private:
-  KeyRange block_from(int64_t begin) const {
-    return {static_cast<int32_t>(begin),
-            static_cast<int32_t>(std::min<int64_t>(begin + block_, item_.keys.end))};
-  }
-
-  int64_t tiles_of_a_block() const {
-    int64_t most = 1;
-    for (int64_t begin = item_.keys.begin; begin < item_.keys.end; begin += block_) {
-      const TileRange range = tiles_.seeing(block_from(begin));
-      most = std::max(most, range.end - range.begin);
-    }
-    return most;
-  }
-
   int64_t floats() const {
     const auto padded = &Workspace::padded;
     return padded(sizes_.steps * key_stride_) + padded(block_ / sizes_.pair * sizes_.width_stride) +
@@ -747,53 +878,19 @@ class Backward {
            padded(block_ * sizes_.value_stride) + padded(sizes_.steps * tile_lanes_) +
            padded(tile_lanes_ / sizes_.pair * sizes_.width_stride) +
            padded(sizes_.value_steps * tile_lanes_) +
-           padded(tile_lanes_ / sizes_.pair * sizes_.value_stride) + 3 * padded(tile_lanes_) +
-           padded(slots_ * tile_lanes_) + (partial_ == nullptr ? padded(slots_ * tile_floats_) : 0);
+           padded(tile_lanes_ / sizes_.pair * sizes_.value_stride) + 3 * padded(tile_lanes_);
   }
 
-  // Tiles take turns in the slots; with partial sums every tile has its own.
-  int64_t slot_of(int64_t tile) const {
-    return (partial_ == nullptr ? tile : tile - item_.tiles.begin) % slots_;
-  }
-  float* dquery_of(int64_t tile) const { return dquery_ + slot_of(tile) * tile_floats_; }
-  float* delta_of(int64_t tile) const { return delta_ + slot_of(tile) * tile_lanes_; }
+  float* dquery_of(int64_t tile) const { return head_.sums[tile].floats.data<float>(); }
+  float* delta_of(int64_t tile) const { return dquery_of(tile) + tile_floats_; }
 
-  void visit(KeyRange block) {
-    const int64_t keys = block.end - block.begin;
-    const int64_t count = std::min<int64_t>(block.end, document_.keys()) - block.begin;
-    pack_keys(key_rows(args_.k, document_, item_.heads), key_rows(args_.v, document_, item_.heads),
-              block.begin, count, keys);
-    const TileRange range = tiles_.seeing(block);
-    begin_tiles(range.end);
-    for (int64_t tile = range.begin; tile < range.end; ++tile) {
-      const KeyRange seen = intersection(tiles_.span(tile), block);
-      TileKeys visible;
-      tiles_.near(tile, visible);
-      if (tiles_.needs_bits(tile)) {
-        tiles_.near_bits(tile, seen, visible, visibility_.bits.data());
-      }
-      visit_tile(tile, visible, seen, block.begin);
-    }
-    for (int64_t i = 0; item_.far != nullptr && i < count; ++i) {
-      const int32_t row = item_.far->row_of[static_cast<size_t>(block.begin + i)];
-      if (row < 0) continue;
-      add(item_.far_dkey + row * sizes_.width_stride, dkey_ + i * sizes_.width_stride,
-          sizes_.width_stride);
-      add(item_.far_dvalue + row * sizes_.value_stride, dvalue_ + i * sizes_.value_stride,
-          sizes_.value_stride);
-    }
-    if (results_.before != nullptr) {
-      add_rows(results_.before->dk, block.begin, count, dkey_, sizes_.width_stride);
-      add_rows(results_.before->dv, block.begin, count, dvalue_, sizes_.value_stride);
-    }
-    const AttentionFunctions& functions = sizes_.rows_like(results_.dk);
-    functions.store_rows(dkey_, results_.scale, key_rows(results_.dk, document_, item_.heads),
-                         block.begin, count);
-    functions.store_rows(dvalue_, 1.0F, key_rows(results_.dv, document_, item_.heads), block.begin,
-                         count);
-    if (partial_ == nullptr) {
-      finish_tiles(tiles_.seeing({block.end, kAnyKey}).begin);
-    }
+  void visit_near(int64_t tile, KeyRange block) {
+    const KeyRange seen = intersection(tiles_.span(tile), block);
+    if (is_empty(seen)) return;
+    TileKeys visible;
+    tiles_.near(tile, visible);
+    if (tiles_.needs_bits(tile)) tiles_.near_bits(tile, seen, visible, visibility_.bits.data());
+    visit_tile(tile, visible, seen, block.begin);
   }
 
   void visit_far(int64_t tile) {
@@ -805,7 +902,7 @@ class Backward {
       const TileKeys visible =
           tiles_.far(tile, far, begin, end, visibility_.bits.data(), visibility_.positions.data());
       const auto gathered = [&](const Tensor& tensor, GatheredRows& rows) {
-        return rows.of(key_rows(tensor, document_, item_.heads), size_of(tensor.dtype()),
+        return rows.of(key_rows(tensor, document_, head_.heads), size_of(tensor.dtype()),
                        visibility_.positions.data(), end - begin);
       };
       pack_keys(gathered(args_.k, far_keys_), gathered(args_.v, far_values_), 0, end - begin,
@@ -813,10 +910,10 @@ class Backward {
       visit_tile(tile, visible, {0, static_cast<int32_t>(padded)}, 0);
       for (int64_t i = 0; i < end - begin; ++i) {
         const int32_t key = far.keys[static_cast<size_t>(begin + i)];
-        const int32_t row = item_.far->row_of[static_cast<size_t>(key)];
-        add(dkey_ + i * sizes_.width_stride, item_.far_dkey + row * sizes_.width_stride,
+        const int32_t row = head_.far->row_of[static_cast<size_t>(key)];
+        add(dkey_ + i * sizes_.width_stride, head_.far_dkey + row * sizes_.width_stride,
             sizes_.width_stride);
-        add(dvalue_ + i * sizes_.value_stride, item_.far_dvalue + row * sizes_.value_stride,
+        add(dvalue_ + i * sizes_.value_stride, head_.far_dvalue + row * sizes_.value_stride,
             sizes_.value_stride);
       }
     }
@@ -827,7 +924,7 @@ class Backward {
   }
   // Rows of f32 keys or values to rows `stride` apart.
   void add_rows(const Tensor& from, int64_t first, int64_t count, float* to, int64_t stride) const {
-    const HeadRows rows = key_rows(from, document_, item_.heads);
+    const HeadRows rows = key_rows(from, document_, head_.heads);
     for (int64_t i = 0; i < count; ++i) {
       add(static_cast<const float*>(rows.data) + (first + i) * rows.token_stride, to + i * stride,
           rows.width);
@@ -846,45 +943,43 @@ class Backward {
     std::fill_n(dvalue_, padded * sizes_.value_stride, 0.0F);
   }
 
-  // Clears the query gradients, and forms Σ dout·out, of tiles up to `end` that are new.
-  void begin_tiles(int64_t end) {
-    for (; next_new_ < end; ++next_new_) {
-      std::fill_n(dquery_of(next_new_), tile_floats_, 0.0F);
-      if (results_.before != nullptr && partial_ == nullptr) {
-        sizes_.isa.f32.pack_transposed(query_rows(results_.before->dq, document_, item_.heads),
-                                       tiles_.first_lane(next_new_), tiles_.lanes(next_new_),
-                                       tile_lanes_, dquery_of(next_new_), tile_lanes_);
-      }
-      float* delta = delta_of(next_new_);
-      std::fill_n(delta, tile_lanes_, 0.0F);
-      sizes_.functions.row_products(query_rows(args_.out, document_, item_.heads),
-                                    query_rows(args_.dout, document_, item_.heads),
-                                    tiles_.first_lane(next_new_), tiles_.lanes(next_new_), delta);
+  // Clears the query gradients of a tile, unless something was added before, and forms Σ dout·out.
+  void begin(int64_t tile) {
+    Tensor& sums = head_.sums[tile].floats;
+    if (sums.defined()) return;
+    sums = pieces_.take();
+    const int64_t first = tiles_.first_lane(tile);
+    const int64_t lanes = tiles_.lanes(tile);
+    std::fill_n(dquery_of(tile), tile_floats_ + tile_lanes_, 0.0F);
+    if (results_.before != nullptr) {
+      sizes_.isa.f32.pack_transposed(query_rows(results_.before->dq, document_, head_.heads), first,
+                                     lanes, tile_lanes_, dquery_of(tile), tile_lanes_);
     }
+    sizes_.functions.row_products(query_rows(args_.out, document_, head_.heads),
+                                  query_rows(args_.dout, document_, head_.heads), first, lanes,
+                                  delta_of(tile));
   }
 
-  // Writes the query gradients of tiles up to `end`.
-  void finish_tiles(int64_t end) {
-    begin_tiles(end);
-    for (; next_unfinished_ < end; ++next_unfinished_) {
-      sizes_.rows_like(results_.dq)
-          .store_columns(dquery_of(next_unfinished_), tile_lanes_, scale_,
-                         query_rows(results_.dq, document_, item_.heads),
-                         tiles_.first_lane(next_unfinished_), tiles_.lanes(next_unfinished_));
-    }
+  // Writes the query gradients of a tile.
+  void finish(int64_t tile) {
+    sizes_.rows_like(results_.dq)
+        .store_columns(dquery_of(tile), tile_lanes_, scale_,
+                       query_rows(results_.dq, document_, head_.heads), tiles_.first_lane(tile),
+                       tiles_.lanes(tile));
+    pieces_.give_back(std::exchange(head_.sums[tile].floats, {}));
   }
 
   void visit_tile(int64_t tile, const TileKeys& visible, KeyRange range, int32_t origin) {
     const AttentionFunctions& functions = sizes_.functions;
     const int64_t first = tiles_.first_lane(tile);
     const int64_t lanes = tiles_.lanes(tile);
-    const HeadRows queries = query_rows(args_.q, document_, item_.heads);
-    const HeadRows dout = query_rows(args_.dout, document_, item_.heads);
+    const HeadRows queries = query_rows(args_.q, document_, head_.heads);
+    const HeadRows dout = query_rows(args_.dout, document_, head_.heads);
     functions.pack_transposed(queries, first, lanes, tile_lanes_, queries_, tile_lanes_);
     functions.pack_pairs(queries, first, lanes, tile_lanes_, query_pairs_);
     functions.pack_transposed(dout, first, lanes, tile_lanes_, dout_, tile_lanes_);
     functions.pack_pairs(dout, first, lanes, tile_lanes_, dout_pairs_);
-    const HeadRows lse = statistic_rows(args_.lse, document_, item_.heads);
+    const HeadRows lse = statistic_rows(args_.lse, document_, head_.heads);
     std::fill_n(lse_, tile_lanes_, 0.0F);
     for_each_statistic(lse, first, lanes,
                        [&](int64_t i, float value) { lse_[i] = kLog2E * value; });
@@ -905,7 +1000,7 @@ class Backward {
     work.score_scale = args_.scale * kLog2E;
     if (args_.slopes.defined()) {
       std::fill_n(slopes_, tile_lanes_, 0.0F);
-      lane_slopes(args_.slopes, document_, item_.heads, first, lanes, slopes_);
+      lane_slopes(args_.slopes, document_, head_.heads, first, lanes, slopes_);
       work.slopes = slopes_;
     }
     work.lse = lse_;
@@ -919,50 +1014,21 @@ class Backward {
   const AttentionBackwardArgs& args_;
   const BackwardResults& results_;
   const Sizes& sizes_;
-  const BackwardItem& item_;
+  const BackwardHead& head_;
   const Document& document_;
+  Pieces& pieces_;
   int64_t tile_lanes_;
   QueryTiles tiles_;
   int64_t tile_floats_;
-  int64_t block_;
+  int64_t block_;  // keys that are packed at once
   int64_t key_stride_;
-  float* partial_;
-  int64_t slots_;            // tiles whose query gradients are held at once
-  int64_t next_new_;         // tiles before have been begun
-  int64_t next_unfinished_;  // and before these, written
   Workspace workspace_;
   float *keys_, *key_pairs_, *values_, *dkey_, *dvalue_;
   float *queries_, *query_pairs_, *dout_, *dout_pairs_;
-  float *lse_, *slopes_, *scale_, *delta_, *dquery_;
+  float *lse_, *slopes_, *scale_;
   Visibility visibility_;
   GatheredRows far_keys_, far_values_;
 };
-
-// Bounds of the ranges into which the keys of a document are split, of about equal work.
-std::vector<int32_t> split_keys(const Document& document, const AttentionPart& part, int64_t block,
-                                int64_t kv_heads) {
-  const int64_t keys = round_up(document.keys(), 2);
-  const int64_t blocks = (keys + block - 1) / block;
-  const int64_t splits = std::min(blocks, (kBackwardItems + kv_heads - 1) / kv_heads);
-  const auto queries_of = [&](int64_t key) {
-    const int64_t seen = document.keys() - std::max(key, document.past);
-    const AttentionPattern& pattern = part.pattern;
-    return pattern.window == 0 ? seen : std::min(seen, pattern.window * pattern.dilation);
-  };
-  int64_t total = 0;
-  for (int64_t b = 0; b < blocks; ++b) total += queries_of(b * block);
-  std::vector<int32_t> bounds = {0};
-  int64_t work = 0;
-  for (int64_t b = 0; b + 1 < blocks; ++b) {
-    work += queries_of(b * block);
-    const auto split = static_cast<int64_t>(bounds.size());
-    if (work * splits >= total * split && split < splits) {
-      bounds.push_back(static_cast<int32_t>((b + 1) * block));
-    }
-  }
-  bounds.push_back(static_cast<int32_t>(keys));
-  return bounds;
-}
 
 FarRows far_rows(const Document& document, const QueryTiles& tiles) {
   FarRows rows;
@@ -975,6 +1041,40 @@ FarRows far_rows(const Document& document, const QueryTiles& tiles) {
   }
   return rows;
 }
+
+// Blocks that no thread has taken yet.
+class BlocksToDo {
+ public:
+  explicit BlocksToDo(std::deque<BackwardHead>& heads) : heads_(heads) {}
+
+  // The next block for a thread whose last one was of `head`: of the same head, whose sums it has
+  // in its cache, or of one that no thread has begun, or of the one with most blocks left. Sets
+  // `head` to null if there is none.
+  int32_t take(BackwardHead*& head) {
+    for (;;) {
+      if (head != nullptr) {
+        const int32_t block = head->taken.fetch_add(1, std::memory_order_relaxed);
+        if (block < head->blocks->count()) return block;
+      }
+      head = another();
+      if (head == nullptr) return 0;
+    }
+  }
+
+ private:
+  BackwardHead* another() {
+    const size_t begun = begun_.fetch_add(1, std::memory_order_relaxed);
+    if (begun < heads_.size()) return &heads_[begun];
+    BackwardHead* most = nullptr;
+    for (BackwardHead& head : heads_) {
+      if (head.left() > (most == nullptr ? 0 : most->left())) most = &head;
+    }
+    return most;
+  }
+
+  std::deque<BackwardHead>& heads_;
+  std::atomic<size_t> begun_{0};
+};
 
 // Zeroes the gradients of keys that belong to no document.
 void clear_unused_keys(const AttentionBackwardArgs& args, const std::vector<Document>& documents) {
@@ -991,116 +1091,68 @@ void clear_unused_keys(const AttentionBackwardArgs& args, const std::vector<Docu
   clear(next, args.layout.keys());
 }
 
-// A document and key/value head whose keys were split, with the partial sums in the order of keys.
-struct SplitQueries {
-  const Document* document;
-  Heads heads;
-  std::vector<BackwardItem> parts;
-};
-
-void sum_partials(const BackwardResults& results, const Sizes& sizes, const SplitQueries& split,
-                  const float* partials, int64_t tile) {
-  const int64_t tile_lanes = sizes.isa.backward_lanes;
-  const int64_t tile_floats = sizes.width_stride * tile_lanes;
-  const QueryTiles tiles = sizes.backward_tiles(*split.document, split.heads.group);
-  std::vector<float> sum(static_cast<size_t>(tile_floats), 0.0F);
-  if (results.before != nullptr) {
-    sizes.isa.f32.pack_transposed(query_rows(results.before->dq, *split.document, split.heads),
-                                  tiles.first_lane(tile), tiles.lanes(tile), tile_lanes, sum.data(),
-                                  tile_lanes);
-  }
-  for (const BackwardItem& part : split.parts) {
-    if (tile < part.tiles.begin || tile >= part.tiles.end) continue;
-    const float* dquery = partials + part.partial + (tile - part.tiles.begin) * tile_floats;
-    for (size_t i = 0; i < sum.size(); ++i) sum[i] += dquery[i];
-  }
-  const std::vector<float> scale(static_cast<size_t>(tile_lanes), results.scale);
-  sizes.rows_like(results.dq)
-      .store_columns(sum.data(), tile_lanes, scale.data(),
-                     query_rows(results.dq, *split.document, split.heads), tiles.first_lane(tile),
-                     tiles.lanes(tile));
-}
-
 void attention_backward_part(const AttentionBackwardArgs& args, const AttentionPart& part,
                              const std::vector<Document>& documents,
                              const BackwardResults& results) {
   const Sizes sizes(args, part);
   const int64_t kv_heads = args.k.size(1);
   const int64_t group = args.q.size(1) / kv_heads;
-  const int64_t tile_lanes = sizes.isa.backward_lanes;
 
+  struct DocumentParts {
+    const Document* document;
+    KeyBlocks blocks;
+    FarRows far;
+    int64_t work;
+  };
+  std::vector<DocumentParts> all;
   // Far gradients of all documents and key/value heads lie in one tensor.
-  std::vector<FarRows> far(documents.size());
   const int64_t far_width = sizes.width_stride + sizes.value_stride;
   int64_t far_floats = 0;
-  if (!part.sees_only_near()) {
-    for (size_t i = 0; i < documents.size(); ++i) {
-      far[i] = far_rows(documents[i], sizes.backward_tiles(documents[i], group));
-      far_floats += kv_heads * far[i].count * far_width;
-    }
+  for (const Document& document : documents) {
+    const QueryTiles tiles = sizes.backward_tiles(document, group);
+    KeyBlocks blocks(document, sizes, tiles, kv_heads);
+    const int64_t work = blocks.work();
+    FarRows far = part.sees_only_near() ? FarRows{} : far_rows(document, tiles);
+    far_floats += kv_heads * far.count * far_width;
+    all.push_back({&document, std::move(blocks), std::move(far), work});
   }
+  largest_first(all);
   const Tensor far_sums = Tensor::empty({far_floats}, Dtype::f32);
   float* next_far = far_sums.data<float>();
 
-  std::vector<BackwardItem> items;
-  std::vector<BackwardItem> far_items;
-  std::vector<SplitQueries> splits;
-  std::vector<std::pair<const SplitQueries*, int64_t>> split_tiles;
-  int64_t partial_floats = 0;
-  for (size_t d = 0; d < documents.size(); ++d) {
-    const Document& document = documents[d];
-    const QueryTiles tiles = sizes.backward_tiles(document, group);
-    const std::vector<int32_t> bounds =
-        split_keys(document, part, Backward::block_keys(sizes), kv_heads);
-    const bool has_far = far[d].count > 0;
+  std::deque<BackwardHead> heads;
+  std::vector<const BackwardHead*> far_heads;
+  for (const DocumentParts& document : all) {
     for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
-      SplitQueries split{&document, {group, kv_head}, {}};
-      const auto add_item = [&](std::vector<BackwardItem>& list, KeyRange keys, TileRange seeing) {
-        const int64_t count = seeing.end - seeing.begin;
-        BackwardItem item{&document, split.heads, keys, seeing, count * (keys.end - keys.begin)};
-        if (has_far || bounds.size() > 2) {
-          item.partial = partial_floats;
-          partial_floats += count * sizes.width_stride * tile_lanes;
-        }
-        if (has_far) {
-          item.far = &far[d];
-          item.far_dkey = next_far;
-          item.far_dvalue = next_far + far[d].count * sizes.width_stride;
-        }
-        list.push_back(item);
-        split.parts.push_back(item);
-      };
-      if (has_far) add_item(far_items, {0, bounds.back()}, {0, tiles.count()});
-      for (size_t i = 0; i + 1 < bounds.size(); ++i) {
-        const KeyRange keys = {bounds[i], bounds[i + 1]};
-        add_item(items, keys, tiles.seeing(keys));
+      BackwardHead& head = heads.emplace_back();
+      head.document = document.document;
+      head.heads = {group, kv_head};
+      head.blocks = &document.blocks;
+      head.sums = std::make_unique<QuerySums[]>(static_cast<size_t>(document.blocks.tiles()));
+      for (int64_t tile = 0; tile < document.blocks.tiles(); ++tile) {
+        head.sums[tile].turn = document.blocks.first_of(tile);
       }
-      next_far += far[d].count * far_width;
-      if (split.parts.size() > 1) splits.push_back(std::move(split));
+      if (document.far.count == 0) continue;
+      head.far = &document.far;
+      head.far_dkey = next_far;
+      head.far_dvalue = next_far + document.far.count * sizes.width_stride;
+      next_far += document.far.count * far_width;
+      far_heads.push_back(&head);
     }
   }
-  for (const SplitQueries& split : splits) {
-    const QueryTiles tiles = sizes.backward_tiles(*split.document, group);
-    for (int64_t tile = 0; tile < tiles.count(); ++tile) split_tiles.emplace_back(&split, tile);
-  }
-  largest_first(items);
-  largest_first(far_items);
-
-  const Tensor partials = Tensor::empty({partial_floats}, Dtype::f32);
-  const auto run = [&](const BackwardItem& item, auto&& pass) {
-    float* partial = item.partial < 0 ? nullptr : partials.data<float>() + item.partial;
-    Backward backward(args, results, sizes, item, partial);
-    pass(backward);
-  };
-  parallel_for(static_cast<int64_t>(far_items.size()), [&](int64_t i) {
-    run(far_items[static_cast<size_t>(i)], [](Backward& backward) { backward.run_far(); });
+  const int64_t piece = (sizes.width_stride + 1) * sizes.isa.backward_lanes;
+  parallel_for(static_cast<int64_t>(far_heads.size()), [&](int64_t i) {
+    Pieces pieces(piece);
+    Backward(args, results, sizes, *far_heads[static_cast<size_t>(i)], pieces).run_far();
   });
-  parallel_for(static_cast<int64_t>(items.size()), [&](int64_t i) {
-    run(items[static_cast<size_t>(i)], [](Backward& backward) { backward.run(); });
-  });
-  parallel_for(static_cast<int64_t>(split_tiles.size()), [&](int64_t i) {
-    const auto& [split, tile] = split_tiles[static_cast<size_t>(i)];
-    sum_partials(results, sizes, *split, partials.data<float>(), tile);
+  BlocksToDo to_do(heads);
+  parallel_for(ThreadPool::global().num_threads(), [&](int64_t) {
+    Pieces pieces(piece);
+    BackwardHead* head = nullptr;
+    for (int32_t block = to_do.take(head); head != nullptr; block = to_do.take(head)) {
+      Turns turns(*head, block, head->blocks->tiles(block));
+      Backward(args, results, sizes, *head, pieces).run(block, turns);
+    }
   });
 }
 

@@ -9,10 +9,10 @@
 
 namespace sidewinder {
 
-// From avx512_amx on, bf16 products of matrices run on tile registers, and everything else as at
-// avx512_bf16. avx512_amx has not been measured on hardware. amx_model computes by the instructions'
-// documentation what they would: for tests, slow, wherever avx512_bf16 runs, and never chosen by
-// itself.
+// From avx512_amx on, bf16 products of matrices run on tile registers, attention runs as at avx512,
+// in f32, and everything else as at avx512_bf16. avx512_amx has not been measured on hardware.
+// amx_model computes by the instructions' documentation what they would: for tests, slow, wherever
+// avx512_bf16 runs, and never chosen by itself.
 enum class Isa { generic, avx2, avx512, avx512_bf16, avx512_amx, amx_model };
 
 std::string_view name_of(Isa isa);
@@ -39,6 +39,10 @@ void force_isa(Isa isa);
 // The same for a source that is compiled for tile registers and for their model as well.
 #define SIDEWINDER_DECLARE_PER_ISA_WITH_TILES(Table, name) \
   SIDEWINDER_DECLARE_LEVELS(Table, name, isa_avx512_amx, isa_amx_model)
+// The same for a source that lives on products of bf16 pairs in vector registers (vdpbf16ps): CPUs
+// with tile registers run them at half the rate of products in f32, so that f32 is used there.
+#define SIDEWINDER_DECLARE_PER_ISA_WITHOUT_SLOW_PAIRS(Table, name) \
+  SIDEWINDER_DECLARE_LEVELS(Table, name, isa_avx512, isa_avx512)
 
 #if defined(__x86_64__)
 #define SIDEWINDER_DECLARE_LEVELS(Table, name, tiles, model)      \

@@ -17,15 +17,14 @@ void pack_weight(Stream, const PackWeightArgs& args) {
 
 void linear(Stream, const LinearArgs& args) {
   if (args.weight.compute == Dtype::f64) {
-    reference::linear(args.y, args.x, args.weight.data, args.bias, args.residual, args.accumulate);
+    reference::linear(args.y, args.x, args.weight.data, args.bias, args.residual);
     return;
   }
   multiply({.y = matrix_of(args.y),
             .x = matrix_of(args.x),
             .weight = args.weight,
             .bias = args.bias.defined() ? args.bias.data<float>() : nullptr,
-            .residual = args.residual.defined() ? matrix_of(args.residual) : Matrix{},
-            .accumulate = args.accumulate});
+            .residual = args.residual.defined() ? matrix_of(args.residual) : Matrix{}});
 }
 
 void weight_gradient(Stream, const WeightGradientArgs& args) {

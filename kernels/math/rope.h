@@ -116,10 +116,4 @@ inline bool rope_depends_on_length(const RopeOptions& options) {
          options.scaling.kind == RopeScalingKind::longrope;
 }
 
-// Whether any distance is seen that the original context did not have, where queries see distances
-// below `reach`. If not, scaling can only harm: rotary scores depend on distances alone.
-inline bool rope_scaling_can_matter(int64_t original_context, int64_t reach) {
-  return reach > original_context;
-}
-
 }  // namespace sidewinder

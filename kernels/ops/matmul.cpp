@@ -74,19 +74,8 @@ Tensor linear(const Tensor& x, const PackedWeight& weight, Dtype dtype,
   }
   Tensor y = Tensor::empty(shape, dtype, x.device());
   check_compute("linear", y, "y", weight.compute);
-  kLinear(current_stream(x.device()), {y, x, weight, bias, extras.residual, false});
+  kLinear(current_stream(x.device()), {y, x, weight, bias, extras.residual});
   return y;
-}
-
-void linear_accumulate(Tensor& y, const Tensor& x, const PackedWeight& weight) {
-  check_linear(x, weight);
-  const Shape shape{x.size(0), weight.out};
-  SIDEWINDER_REQUIRE(y.shape() == shape,
-                     "linear_accumulate: y is {} but the product is {}; they must agree",
-                     y.shape().text(), shape.text());
-  check_compute("linear_accumulate", y, "y", weight.compute);
-  const Tensor none;
-  kLinear(current_stream(x.device()), {y, x, weight, none, none, true});
 }
 
 void weight_gradient(Tensor& dweight, const Tensor& dy, const Tensor& x, Dtype compute,

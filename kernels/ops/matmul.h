@@ -39,7 +39,6 @@ struct LinearArgs {
   const PackedWeight& weight;
   const Tensor& bias;      // [out] f32 (f64), or undefined
   const Tensor& residual;  // [T, out], added to the product before rounding, or undefined
-  bool accumulate;         // y += instead of y =
 };
 
 struct WeightGradientArgs {
@@ -71,8 +70,6 @@ struct LinearExtras {
 // y = x · Wᵀ (+ bias) (+ residual), as `dtype`.
 Tensor linear(const Tensor& x, const PackedWeight& weight, Dtype dtype,
               const LinearExtras& extras = {});
-// y += x · Wᵀ.
-void linear_accumulate(Tensor& y, const Tensor& x, const PackedWeight& weight);
 // dweight += dyᵀ · x  (= when not accumulating).
 void weight_gradient(Tensor& dweight, const Tensor& dy, const Tensor& x, Dtype compute,
                      bool accumulate = true);

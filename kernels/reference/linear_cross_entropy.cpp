@@ -50,7 +50,7 @@ void linear_cross_entropy(const LinearCrossEntropyArgs& args) {
   args.loss.data<double>()[0] = loss;
   if (!wants_gradient) return;
   const Tensor none;
-  linear(args.dx, gradient, transpose(w), none, none, false);
+  linear(args.dx, gradient, transpose(w), none, none);
   if (args.dweight.defined()) weight_gradient(args.dweight, gradient, x, true);
 }
 

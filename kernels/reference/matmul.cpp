@@ -7,8 +7,8 @@
 
 namespace sidewinder::reference {
 
-void linear(Tensor& y, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& residual,
-            bool accumulate) {
+void linear(Tensor& y, const Tensor& x, const Tensor& w, const Tensor& bias,
+            const Tensor& residual) {
   const int64_t in = x.width();
   const int64_t out = y.width();
   const Tensor columns = transpose(w);  // [K, M]: the innermost loop runs along a row
@@ -26,7 +26,7 @@ void linear(Tensor& y, const Tensor& x, const Tensor& w, const Tensor& bias, con
       double value = sum[static_cast<size_t>(i)];
       if (bias.defined()) value += bias.data<double>()[i];
       if (residual.defined()) value += residual.data<double>()[t * residual.row_stride() + i];
-      y_row[i] = accumulate ? y_row[i] + value : value;
+      y_row[i] = value;
     }
   });
 }

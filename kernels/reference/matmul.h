@@ -6,10 +6,10 @@
 
 namespace sidewinder::reference {
 
-// y [T, M] = x [T, K] · wᵀ (+ bias) (+ residual) (+ y when accumulating);  w [M, K]. All f64;
-// bias and residual may be undefined.
-void linear(Tensor& y, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& residual,
-            bool accumulate);
+// y [T, M] = x [T, K] · wᵀ (+ bias) (+ residual);  w [M, K]. All f64; bias and residual may be
+// undefined.
+void linear(Tensor& y, const Tensor& x, const Tensor& w, const Tensor& bias,
+            const Tensor& residual);
 
 // dweight [M, K] = dyᵀ · x (+ dweight when accumulating);  dy [T, M], x [T, K].
 void weight_gradient(Tensor& dweight, const Tensor& dy, const Tensor& x, bool accumulate);

@@ -74,7 +74,8 @@ class Tensor {
     return static_cast<T*>(raw());
   }
 
-  // Views. columns() needs rank 2; reshape() keeps the first dimension or needs a contiguous tensor.
+  // Views. columns() needs rank 2; reshape() keeps the first dimension or needs a contiguous
+  // tensor.
   Tensor columns(int64_t begin, int64_t end) const;
   Tensor slice_rows(int64_t begin, int64_t end) const;
   Tensor reshape(Shape shape) const;
@@ -85,7 +86,6 @@ class Tensor {
   void fill_zero();
   // Element-wise conversion into this tensor; the counts and rows must agree.
   void copy_from(const Tensor& source);
-  bool same_storage(const Tensor& other) const { return storage_ == other.storage_; }
   // Whether this handle is the only one on its storage.
   bool sole_owner() const { return storage_.use_count() == 1; }
   // Gives the memory back that all handles on this storage share. None may be read until it takes

@@ -1,6 +1,14 @@
+#include <limits>
+
 #include "recipes/schema.h"
 
 namespace sidewinder {
+namespace {
+
+// Tokens of a micro-batch are numbered in 31 bits (kernels/tensor/sequence_layout.h).
+constexpr int64_t kMostTokensAtOnce = std::numeric_limits<int32_t>::max();
+
+}  // namespace
 
 Section train_section() {
   using Options = TrainOptions;
@@ -11,7 +19,9 @@ Section train_section() {
            field("steps", &Options::steps, "optimizer steps to run", {.at_least = 1})
                .required()
                .may_grow_on_resume(),
-           field("context", &Options::context, "tokens per row", {.at_least = 1}).required(),
+           field("context", &Options::context, "tokens per row",
+                 {.at_least = 1, .at_most = kMostTokensAtOnce})
+               .required(),
            field("tokens_per_step", &Options::tokens_per_step,
                  "row slots per optimizer step, padding included; a multiple of context",
                  {.at_least = 1})
@@ -19,7 +29,7 @@ Section train_section() {
            field("tokens_per_micro_batch", &Options::tokens_per_micro_batch,
                  "row slots computed at once; a multiple of context that divides tokens_per_step; "
                  "0: one row",
-                 {.at_least = 0}),
+                 {.at_least = 0, .at_most = kMostTokensAtOnce}),
            field("precision", &Options::precision,
                  "type of activations and of the weights in matrix products; master weights, sums "
                  "and states are f32 (f64 with f64, which is for checks)",

@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,6 +20,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/hdf5_file.h"
 #include "tests/checkpoints/sample.h"
+#include "tests/support/small_disk.h"
 #include "tests/support/temporary_folder.h"
 
 namespace sidewinder {
@@ -400,28 +400,17 @@ TEST_F(StoreTest, AWriteErrorLeavesThePreviousCheckpoint) {
   EXPECT_TRUE(same_content(*store_.load_newest(), large));
 }
 
-class Unmount {
- public:
-  explicit Unmount(const std::string& path) : path_(path) {}
-  ~Unmount() { umount2(path_.c_str(), MNT_DETACH); }
-
- private:
-  std::string path_;
-};
-
 TEST_F(StoreTest, AFullDiskIsReportedBeforeAndDuringASave) {
   const std::string disk = folder_ / "disk";
-  fs::create_directory(disk);
-  const std::string options = "size=600k,nr_inodes=6";
-  if (mount("tmpfs", disk.c_str(), "tmpfs", 0, options.c_str()) != 0) {
+  const testing::SmallDisk small(disk, "size=600k,nr_inodes=6");
+  if (!small.mounted()) {
     GTEST_SKIP() << "no small file system can be mounted here: " << std::strerror(errno);
   }
-  const Unmount at_the_end(disk);
   Store store(disk);
   const Error before = error_of([&] { store.save(sample_content(1), kKeepAll); });
   EXPECT_EQ(before.exit_code(), ExitCode::environment);
-  EXPECT_THAT(before.what(), HasSubstr("a checkpoint needs 1.1 MiB but only 0.6 MiB are free"));
-  ASSERT_EQ(mount("tmpfs", disk.c_str(), "tmpfs", MS_REMOUNT, "size=9m,nr_inodes=6"), 0);
+  EXPECT_THAT(before.what(), HasSubstr("a checkpoint needs 1.1 MiB but only 600.0 KiB are free"));
+  ASSERT_TRUE(small.resize("size=9m,nr_inodes=6"));
   store.save(sample_content(1), kKeepAll);
   // Room for bytes, but not for another folder with two files.
   const Error during = error_of([&] { store.save(sample_content(2), kKeepAll); });

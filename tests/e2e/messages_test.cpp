@@ -4,11 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
 
 #include "tests/support/program.h"
+#include "tests/support/small_disk.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_run.h"
 
@@ -99,6 +101,177 @@ TEST_F(Messages, AFileThatCannotBeWrittenIsFoundBeforeTheWork) {
   }
 }
 
+TEST_F(Messages, NoCommandWorksForAResultThatCannotBeWritten) {
+  testing::write_tiny_recipe(folder_);
+  fs::create_directory(folder_ / "taken");
+  const std::vector<std::vector<std::string>> commands = {
+      {"plan", "tiny.toml"},          {"bench", "tiny.toml"},    {"selftest"},
+      {"convert", "model", "run"},    {"generate", "runs/tiny"}, {"inspect", "runs/tiny"},
+      {"recipe", "show", "tiny.toml"}};
+  for (std::vector<std::string> command : commands) {
+    command.insert(command.end(), {"--json", "nowhere/a.json"});
+    const ProgramResult result = run(command);
+    EXPECT_EQ(result.exit_code, 3) << command[0];
+    EXPECT_THAT(result.errors,
+                HasSubstr("--json is nowhere/a.json, but there is no folder nowhere"));
+    EXPECT_EQ(result.output, "") << command[0];
+  }
+  EXPECT_THAT(run({"synthesize", "passkey", "nowhere/a.jsonl"}).errors,
+              HasSubstr("no folder nowhere"));
+  EXPECT_THAT(run({"plan", "tiny.toml", "--json", "taken"}).errors,
+              HasSubstr("--json is taken, which is a folder"));
+}
+
+TEST_F(Messages, NumbersOutOfRangeAreFoundBeforeAnythingIsRead) {
+  const auto refused = [&](const std::vector<std::string>& command, const std::string& message) {
+    const ProgramResult result = run(command);
+    EXPECT_EQ(result.exit_code, 2) << message;
+    EXPECT_THAT(result.errors, HasSubstr(message));
+    EXPECT_EQ(result.output, "") << message;
+  };
+  const std::vector<std::string> tokenize = {"tokenize", "no.txt", "--output", "o"};
+  const auto with = [](std::vector<std::string> command, const std::string& option,
+                       const std::string& value) {
+    command.insert(command.end(), {option, value});
+    return command;
+  };
+  refused(with(tokenize, "--vocabulary", "0"),
+          "--vocabulary is 0; use an integer of at least 300 and at most 1000000");
+  refused(with(tokenize, "--sample-mib", "-1"), "--sample-mib is -1");
+  refused(with(tokenize, "--hold-out", "1"),
+          "--hold-out is 1; use a number of at least 0 and below 1");
+  refused(with(tokenize, "--join-bytes", "-1"), "--join-bytes is -1");
+  refused(with(tokenize, "--shard-tokens", "0"), "--shard-tokens is 0");
+  refused(with(tokenize, "--max-document-mib", "1.5"), "--max-document-mib is 1.5; use an integer");
+  const std::vector<std::string> generate = {"generate", "no-run"};
+  refused(with(generate, "--seed", "-1"), "--seed is -1; use an integer of at least 0");
+  refused(with(generate, "--tokens", "0"), "--tokens is 0; use an integer of at least 1");
+  refused(with(generate, "--temperature", "nan"), "--temperature is nan; use a number");
+  refused(with(generate, "--top-k", "-1"), "--top-k is -1");
+  refused(with(generate, "--top-p", "0"), "--top-p is 0; use a number above 0 and at most 1");
+  const std::vector<std::string> eval = {"eval", "no-run", "--data", "no"};
+  refused(with(eval, "--context", "0"), "--context is 0");
+  refused(with(eval, "--stride", "-1"), "--stride is -1");
+  refused(with(eval, "--chunk", "0"), "--chunk is 0");
+  refused({"eval", "no-run", "--tasks", "passkey", "--seed", "-1"}, "--seed is -1");
+  refused({"convert", "no", "a", "--max-file-size", "-1"}, "--max-file-size is -1");
+  refused({"convert", "no", "a", "--max-file-size", "0GB"}, "--max-file-size is 0GB");
+  refused({"plan", "no.toml", "--lengths", "64,0"}, "--lengths is 0");
+  refused({"plan", "no.toml", "--mfu", "1.1"}, "--mfu is 1.1");
+  refused({"plan", "--json", "plan.json"}, "name a recipe, or leave --set, --lengths and --json");
+  refused(with(eval, "--stride", "4"), "--stride has no effect without --lengths or --stream");
+  refused({"bench", "no.toml", "--steps", "0"}, "--steps is 0");
+  refused({"synthesize", "passkey", "a.jsonl", "--documents", "0"}, "--documents is 0");
+}
+
+TEST_F(Messages, TextsThatDoNotGoWithAVocabulary) {
+  write(folder_ / "short.txt", "a short text of some words\n");
+  write(folder_ / "empty.txt", "");
+  const auto tokenize = [&](const std::string& text, const std::string& vocabulary) {
+    const ProgramResult result =
+        run({"tokenize", text, "--output", "out", "--vocabulary", vocabulary, "--hold-out", "0"});
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_THAT(result.errors, Not(HasSubstr("Internal")));
+    return result.errors;
+  };
+  EXPECT_THAT(tokenize("short.txt", "8192"),
+              AllOf(HasSubstr("no more than 3"), HasSubstr("use --vocabulary 3")));
+  std::string characters;
+  for (int i = 0; i < 500; ++i) {
+    for (const int byte : {0xe4, 0x80 + i / 64, 0x80 + i % 64}) {
+      characters += static_cast<char>(byte);
+    }
+  }
+  write(folder_ / "many.txt", characters + characters);
+  EXPECT_THAT(tokenize("many.txt", "400"),
+              AllOf(HasSubstr("need a vocabulary of 7"), HasSubstr("--vocabulary 7")));
+  EXPECT_THAT(tokenize("empty.txt", "400"),
+              AllOf(HasSubstr("1 documents are empty"), HasSubstr("name files with text")));
+}
+
+TEST_F(Messages, HelpListsTheExitCodesThatThereAre) {
+  const std::string help = run({"--help"}).output;
+  EXPECT_THAT(help, AllOf(HasSubstr("1 a bar"), HasSubstr("75 saved"), HasSubstr("79 too many")));
+  EXPECT_THAT(help, AllOf(Not(HasSubstr("80")), Not(HasSubstr("81"))));
+}
+
+TEST_F(Messages, ARunThatIsRefusedLeavesNothingBehind) {
+  prepare();
+  const auto refused = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"train", "tiny.toml"});
+    EXPECT_NE(run(more).exit_code, 0);
+    return !fs::exists(folder_ / "runs/tiny");
+  };
+  const std::vector<std::string> bad_data = {"--set", "data.train.0.folder=nowhere"};
+  EXPECT_TRUE(refused(bad_data));
+  EXPECT_TRUE(refused({"--set", "data.validation=nowhere"}));
+  EXPECT_TRUE(refused({"--set", "model.vocabulary=100"}));
+  EXPECT_TRUE(refused({"--json", "nowhere/a.json"}));
+  ASSERT_EQ(run({"train", "tiny.toml", "--set", "train.steps=3"}).exit_code, 0);
+  EXPECT_FALSE(refused(bad_data));
+  EXPECT_TRUE(fs::exists(newest_checkpoint(folder_ / "runs/tiny")));
+}
+
+TEST_F(Messages, ADiskWithoutRoomForACheckpointIsFoundBeforeTheFirstStep) {
+  prepare();
+  const testing::SmallDisk disk(folder_ / "disk", "size=300k");
+  if (!disk.mounted()) GTEST_SKIP() << "no small file system can be mounted here";
+  const ProgramResult result = run({"train", "tiny.toml", "--set", "run.folder=disk/run"});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.errors, AllOf(HasSubstr("a checkpoint needs "), Not(HasSubstr("step 1 of"))));
+  EXPECT_FALSE(fs::exists(folder_ / "disk/run"));
+}
+
+TEST_F(Messages, ALimitOnTheSizeOfFilesIsAnErrorNotASignal) {
+  prepare();
+  rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small = {60'000, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const ProgramResult result = run({"train", "tiny.toml"});
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.errors, HasSubstr("File too large"));
+}
+
+TEST_F(Messages, PathsThatCannotBeUsedAreNotOurBug) {
+  tokenize_otherwise();
+  testing::write_tiny_recipe(folder_);
+  fs::remove(folder_ / "other/tokenizer.model");
+  const ProgramResult incomplete =
+      run({"train", "tiny.toml", "--set", "model.vocabulary=512", "--set",
+           "data.validation=", "--set", "data.train.0.folder=other"});
+  EXPECT_EQ(incomplete.exit_code, 3);
+  EXPECT_THAT(incomplete.errors, HasSubstr("other/tokenizer.model: cannot be copied to"));
+  const ProgramResult result = run({"generate", std::string(300, 'a')});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.errors, AllOf(HasSubstr("name too long"), HasSubstr("name a path")));
+}
+
+TEST_F(Messages, TextsOfThePromptAreUtf8) {
+  const ProgramResult result = run({"generate", "no-run", "--prompt", "abc\xff"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.errors, HasSubstr("--prompt: byte 3 (0xff) is not valid UTF-8"));
+}
+
+TEST_F(Messages, EvalSaysWhichPartOfACorpusItTook) {
+  prepare();
+  const ProgramResult trained = run({"train", "tiny.toml", "--set", "train.steps=3"});
+  ASSERT_EQ(trained.exit_code, 0);
+  EXPECT_THAT(trained.output, ::testing::ContainsRegex("memory +[0-9.]+ MiB at most"));
+  for (const std::vector<std::string>& more : {std::vector<std::string>{}, {"--lengths", "8"}}) {
+    const auto output_of = [&](const std::string& data) {
+      std::vector<std::string> command = {"eval", "runs/tiny", "--data", data};
+      command.insert(command.end(), more.begin(), more.end());
+      return run(command).output;
+    };
+    EXPECT_THAT(output_of("tokens"), HasSubstr("data         tokens/train"));
+    EXPECT_THAT(output_of("tokens/validation/"), HasSubstr("data         tokens/validation"));
+  }
+  // Rows that no text fills are not made.
+  EXPECT_EQ(run({"eval", "runs/tiny", "--data", "tokens", "--context", "1000000000"}).exit_code, 0);
+}
+
 TEST_F(Messages, InspectOfAFileThatItDoesNotKnow) {
   write(folder_ / "a.json", "{}");
   const ProgramResult result = run({"inspect", "a.json"});
@@ -171,7 +344,8 @@ TEST_F(Messages, DamagedCheckpointFallsBackAndSaysSo) {
   flip_byte(newest / "rank-0000.h5", fs::file_size(newest / "rank-0000.h5") / 2);
   const ProgramResult resumed = run({"train", "tiny.toml", "--set", "train.steps=8"});
   EXPECT_EQ(resumed.exit_code, 0) << resumed.errors;
-  EXPECT_THAT(resumed.errors, AllOf(HasSubstr(newest.filename().string()), HasSubstr("after step 5")));
+  EXPECT_THAT(resumed.errors,
+              AllOf(HasSubstr(newest.filename().string()), HasSubstr("after step 5")));
 }
 
 TEST_F(Messages, OnlyDamagedCheckpointsNeverStartFromScratch) {
@@ -198,7 +372,8 @@ TEST_F(Messages, TextThatIsNotUtf8) {
 
 TEST_F(Messages, MissingFieldNamesFileAndLine) {
   write(folder_ / "a.jsonl", "{\"text\":\"one\"}\n{\"body\":\"two\"}\n");
-  const ProgramResult result = run({"tokenize", "a.jsonl", "--output", "out", "--tokenizer", "bytes"});
+  const ProgramResult result =
+      run({"tokenize", "a.jsonl", "--output", "out", "--tokenizer", "bytes"});
   EXPECT_EQ(result.exit_code, 3);
   EXPECT_THAT(result.errors, AllOf(HasSubstr("a.jsonl"), HasSubstr("2"), HasSubstr("text")));
 }
@@ -230,8 +405,8 @@ TEST_F(Messages, EvalWantsOneSource) {
   prepare();
   ASSERT_EQ(run({"train", "tiny.toml", "--set", "train.steps=3"}).exit_code, 0);
   EXPECT_EQ(run({"eval", "runs/tiny"}).exit_code, 2);
-  const ProgramResult good =
-      run({"eval", "runs/tiny", "--data", "tokens/validation", "--baselines", "--json", "eval.json"});
+  const ProgramResult good = run(
+      {"eval", "runs/tiny", "--data", "tokens/validation", "--baselines", "--json", "eval.json"});
   EXPECT_EQ(good.exit_code, 0) << good.errors;
   const nlohmann::json json = nlohmann::json::parse(testing::read_file(folder_ / "eval.json"));
   EXPECT_EQ(json.at("step"), 3);

@@ -56,5 +56,27 @@ TEST(Train, RefusesBeforeAllocatingWhatDoesNotFit) {
   EXPECT_FALSE(std::filesystem::exists(folder / "runs"));
 }
 
+// Whose ids and positions alone would take more than there is.
+TEST(Train, RefusesRowsOfABillionTokensWithoutMakingThem) {
+  const testing::TemporaryFolder folder;
+  testing::write_tiny_recipe(folder);
+  const std::vector<std::string> keys = {"--set", "train.context=1000000007",
+                                         "--set", "train.tokens_per_step=1000000007",
+                                         "--set", "train.tokens_per_micro_batch=0"};
+  for (const std::string command : {"train", "plan"}) {
+    std::vector<std::string> arguments = {command, "tiny.toml"};
+    arguments.insert(arguments.end(), keys.begin(), keys.end());
+    const testing::ProgramResult done = testing::run_program(arguments, folder.path());
+    if (command == "plan") {
+      EXPECT_EQ(done.exit_code, 0) << done.errors;
+      EXPECT_NE(done.output.find(" TiB"), std::string::npos) << done.output;
+      continue;
+    }
+    EXPECT_EQ(done.exit_code, static_cast<int>(ExitCode::environment)) << done.errors;
+    EXPECT_NE(done.errors.find("micro-batches of 1000000007 tokens"), std::string::npos);
+    EXPECT_NE(done.errors.find("are available"), std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace sidewinder

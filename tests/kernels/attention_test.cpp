@@ -128,6 +128,21 @@ TEST_P(AttentionPath, MatchesReferenceOverTwoBlocks) {
   }
 }
 
+TEST_P(AttentionPath, MatchesReferenceOverManyBlocks) {
+  // Blocks of long documents are short where there are few key/value heads.
+  for (const AttentionPattern& pattern :
+       {AttentionPattern{.window = 60}, AttentionPattern{.window = 30, .global = 2}}) {
+    SCOPED_TRACE(testing::text_of(pattern));
+    Problem p{.layout = packed(1, 2120, {0, 11}),
+              .pattern = pattern,
+              .heads = 2,
+              .kv_heads = 1,
+              .width = 8,
+              .value_width = 8};
+    expect_matches_reference(p, GetParam().dtype);
+  }
+}
+
 TEST_P(AttentionPath, MatchesReferenceWithCachedKeys) {
   for (const int64_t length : {1, 5, 50}) {
     for (const int64_t window : {0, 20, 200}) {
@@ -434,6 +449,23 @@ TEST_P(AttentionPath, ChunkedDecodingEqualsTheWholeSequence) {
 }
 
 // ---- f64
+
+// Products of bf16 pairs are slow on CPUs with tile registers.
+TEST(Attention, RunsInF32WhereThereAreTileRegisters) {
+  if (!can_run(Isa::amx_model)) GTEST_SKIP() << "this CPU has no AVX512-BF16";
+  const Problem p{.layout = packed(1, 200, {0, 37, 38}), .pattern = {60}, .heads = 4};
+  const auto results_at = [&](Isa isa, Dtype dtype) {
+    Results results;
+    testing::for_each_isa({isa}, [&] { results = run(p, random_inputs(p, dtype)); });
+    return results;
+  };
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+    const Results in_f32 = results_at(Isa::avx512, dtype);
+    for (const Isa isa : testing::tile_levels()) expect_same_bits(results_at(isa, dtype), in_f32);
+  }
+  const Results in_pairs = results_at(Isa::avx512_bf16, Dtype::bf16);
+  EXPECT_FALSE(same_bits(in_pairs.dq, results_at(Isa::amx_model, Dtype::bf16).dq));
+}
 
 TEST(Attention, GoldenValues) {
   const std::vector<int32_t> starts = {0, 4};

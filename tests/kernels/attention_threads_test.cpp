@@ -56,5 +56,34 @@ TEST(AttentionThreads, AnyNumberOfThreadsGivesTheSameBits) {
   }
 }
 
+// A document so long that several threads work on the blocks of one key/value head.
+TEST(AttentionThreads, ThreadsThatShareAHeadGiveTheSameBits) {
+  constexpr int64_t kTokens = 2100;
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+    for (const AttentionPattern& pattern : {AttentionPattern{}, AttentionPattern{.window = 150},
+                                            AttentionPattern{.window = 50, .global = 3}}) {
+      const auto make = [&](int64_t heads, uint64_t seed) {
+        return random_normal({kTokens, heads, 16}, dtype, seed);
+      };
+      const Tensor q = make(2, 1);
+      const Tensor k = make(1, 2);
+      const Tensor v = make(1, 3);
+      const Tensor dout = make(2, 4);
+      const SequenceLayout layout = SequenceLayout::unpacked(1, kTokens);
+      const ops::AttentionOut forward = ops::attention(q, k, v, layout, pattern, 0.25F);
+      std::vector<Tensor> expected;
+      testing::for_each_pool_size([&](int threads) {
+        const auto [dq, dk, dv] = ops::attention_backward(dout, q, k, v, forward.out, forward.lse,
+                                                          layout, pattern, 0.25F);
+        const std::vector<Tensor> actual = {dq, dk, dv};
+        if (expected.empty()) expected = actual;
+        for (size_t i = 0; i < expected.size(); ++i) {
+          EXPECT_TRUE(same_bits(actual[i], expected[i])) << "result " << i << ", " << threads;
+        }
+      });
+    }
+  }
+}
+
 }  // namespace
 }  // namespace sidewinder

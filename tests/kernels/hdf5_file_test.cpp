@@ -106,10 +106,6 @@ TEST_F(Hdf5File, KeepsEveryTypeShapeAndAttribute) {
   EXPECT_TRUE(reader.has("a/b/halves"));
   EXPECT_FALSE(reader.has("a/c/halves"));
   EXPECT_FALSE(reader.has_attribute("other"));
-  std::vector<std::string> names;
-  for (const Hdf5Dataset& dataset : reader.datasets()) names.push_back(dataset.name);
-  EXPECT_EQ(names, (std::vector<std::string>{"a/b/halves", "a/bytes", "doubles", "floats",
-                                             "integers", "longs", "none", "scalar", "words"}));
 }
 
 TEST_F(Hdf5File, BytesLieAlignedAtTheRecordedOffset) {
@@ -122,42 +118,14 @@ TEST_F(Hdf5File, BytesLieAlignedAtTheRecordedOffset) {
   writer.close();
   std::ifstream file(path_, std::ios::binary);
   const Hdf5Reader reader(path_);
-  const std::vector<Hdf5Dataset> datasets = reader.datasets();
-  ASSERT_EQ(datasets.size(), 20U);
-  for (const Hdf5Dataset& dataset : datasets) {
+  for (int i = 0; i < 20; ++i) {
+    const Hdf5Dataset dataset = reader.dataset("tensor" + std::to_string(i));
     EXPECT_EQ(dataset.file_offset % 4096, 0U) << dataset.name;
     std::vector<float> raw(dataset.bytes / sizeof(float));
     file.seekg(static_cast<std::streamoff>(dataset.file_offset));
     file.read(reinterpret_cast<char*>(raw.data()), static_cast<std::streamsize>(dataset.bytes));
     EXPECT_EQ(raw, read_all<float>(reader, dataset.name)) << dataset.name;
   }
-}
-
-TEST_F(Hdf5File, ReservedDatasetsAreFilledPieceByPiece) {
-  std::vector<uint16_t> tokens(10007);
-  std::iota(tokens.begin(), tokens.end(), uint16_t{0});
-  const std::vector<float> rows = {1, 2, 3, 4, 5, 6};
-  {
-    Hdf5Writer writer(path_);
-    writer.reserve("tokens", Hdf5Type::u16, std::vector<uint64_t>{tokens.size()});
-    writer.reserve("rows", Hdf5Type::f32, std::vector<uint64_t>{3, 2});
-    writer.write_at("rows", 2, 4, rows.data() + 2);
-    for (size_t first = 0; first < tokens.size(); first += 1000) {
-      const size_t count = std::min<size_t>(1000, tokens.size() - first);
-      writer.write_at("tokens", first, count, tokens.data() + first);
-    }
-    writer.write_at("rows", 0, 2, rows.data());
-    EXPECT_THAT(message_of([&] { writer.write_at("rows", 1, 2, rows.data()); }),
-                ::testing::HasSubstr("whole rows of 2 elements"));
-    EXPECT_THAT(message_of([&] { writer.write_at("tokens", 10000, 8, tokens.data()); }),
-                ::testing::HasSubstr("outside dataset tokens, which has 10007"));
-    EXPECT_THAT(message_of([&] { writer.write_at("other", 0, 1, tokens.data()); }),
-                ::testing::HasSubstr("other is written in pieces but was not reserved"));
-    writer.close();
-  }
-  const Hdf5Reader reader(path_);
-  EXPECT_EQ(read_all<uint16_t>(reader, "tokens"), tokens);
-  EXPECT_EQ(read_all<float>(reader, "rows"), rows);
 }
 
 TEST_F(Hdf5File, SameContentGivesTheSameBytes) {
@@ -252,7 +220,8 @@ TEST_F(Hdf5File, AFullDiskIsAnErrorAndLeavesNoFile) {
       write_one(writer, "x", Hdf5Type::f32, values);
       writer.close();
     } catch (const Error& error) {
-      _exit(std::string(error.what()).find(path_ + ": cannot ") == 0 ? 3 : 4);
+      const std::string expected = path_ + ": cannot write dataset x: File too large";
+      _exit(error.what() == expected ? 3 : 4);
     }
     _exit(5);
   }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/gemm.h"
 #include "kernels/reference/matmul.h"
 #include "tests/support/message_of.h"
 #include "tests/support/random.h"
@@ -49,7 +50,7 @@ Tensor plain_product(const Tensor& x, const Tensor& w, Dtype compute, Dtype resu
 Tensor exact_product(const Tensor& x, const Tensor& w) {
   Tensor y = Tensor::empty({x.size(0), w.size(0)}, Dtype::f64);
   const Tensor none;
-  reference::linear(y, x.to(Dtype::f64), w.to(Dtype::f64), none, none, false);
+  reference::linear(y, x.to(Dtype::f64), w.to(Dtype::f64), none, none);
   return y;
 }
 
@@ -127,17 +128,18 @@ TEST(Matmul, BiasResidualAndAccumulationAreAddedBeforeRounding) {
         const PackedWeight packed = ops::pack_weight(w, WeightUse::forward, Dtype::f32);
         Tensor exact = Tensor::empty({c.tokens, c.out}, Dtype::f64);
         reference::linear(exact, x.to(Dtype::f64), w.to(Dtype::f64), bias.to(Dtype::f64),
-                          residual.to(Dtype::f64), false);
+                          residual.to(Dtype::f64));
         const double rounding = result == Dtype::f32 ? 0 : relative_error(exact.to(result), exact);
         const double limit = 1e-6 * std::sqrt(static_cast<double>(c.in)) + 1.05 * rounding;
         Tensor y = ops::linear(x, packed, result, {bias, residual});
         EXPECT_LE(relative_error(y, exact), limit);
 
         const Tensor before = y.to(Dtype::f64);
-        ops::linear_accumulate(y, x, packed);
-        Tensor added = before.clone();
+        cpu::multiply(
+            {.y = cpu::matrix_of(y), .x = cpu::matrix_of(x), .weight = packed, .accumulate = true});
+        Tensor added = Tensor::empty(y.shape(), Dtype::f64);
         const Tensor none;
-        reference::linear(added, x.to(Dtype::f64), w.to(Dtype::f64), none, none, true);
+        reference::linear(added, x.to(Dtype::f64), w.to(Dtype::f64), none, before);
         const double added_rounding =
             result == Dtype::f32 ? 0 : relative_error(added.to(result), added);
         EXPECT_LE(relative_error(y, added),

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/cpu/amx_check.h"
+#include "kernels/cpu/gemm.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/isa/gemm.h"
 #include "kernels/ops/matmul.h"
@@ -52,7 +53,7 @@ Tensor exact_product(const Tensor& x, const Tensor& w, const Tensor& bias = {},
   Tensor y = Tensor::empty({x.size(0), w.size(0)}, Dtype::f64);
   reference::linear(y, x.to(Dtype::f64), w.to(Dtype::f64),
                     bias.defined() ? bias.to(Dtype::f64) : bias,
-                    residual.defined() ? residual.to(Dtype::f64) : residual, false);
+                    residual.defined() ? residual.to(Dtype::f64) : residual);
   return y;
 }
 
@@ -122,7 +123,8 @@ TEST_F(Tiles, BiasResidualAndEarlierSumsAreAdded) {
         const PackedWeight packed = ops::pack_weight(w, WeightUse::forward, Dtype::bf16);
         Tensor y = ops::linear(x, packed, stored, {bias, residual});
         EXPECT_TRUE(same_bits(y, once));
-        ops::linear_accumulate(y, x, packed);
+        cpu::multiply(
+            {.y = cpu::matrix_of(y), .x = cpu::matrix_of(x), .weight = packed, .accumulate = true});
         EXPECT_TRUE(same_bits(y, twice));
         Tensor sum = before.clone();
         ops::weight_gradient(sum, dy, x, Dtype::bf16, true);

@@ -71,6 +71,28 @@ TEST_F(RecipeFiles, InheritedBlocksAndKeysThatLostTheirUseDoNotCount) {
   EXPECT_EQ(resolved_toml(recipe).find("window"), std::string::npos);
 }
 
+TEST_F(RecipeFiles, WhatWasToBeValidatedDoesNotCountWithoutTheData) {
+  const std::string validating =
+      write("own.toml",
+            "extends = \"minimal.toml\"\n[train]\nvalidate_every = 10\nvalidate_tokens = 1000\n"
+            "[context]\nvalidate_lengths = [8]\n");
+  const std::string away =
+      write("away.toml", "extends = \"own.toml\"\n[data]\nvalidation = \"\"\n");
+  for (const Recipe& recipe : {load_recipe(validating, {"data.validation="}), load_recipe(away)}) {
+    EXPECT_EQ(recipe.train.validate_every, 0);
+    EXPECT_EQ(recipe.train.validate_tokens, 0);
+    EXPECT_TRUE(recipe.context.validate_lengths.empty());
+  }
+  // Asked for together with that, or where nobody took data away, it is a mistake.
+  EXPECT_THROW(load_recipe(kMinimal, {"data.validation=", "train.validate_every=10"}), Error);
+  std::string text = resolved_toml(load_recipe(validating));
+  const size_t at = text.find("validation = ");
+  text.erase(at, text.find('\n', at) + 1 - at);
+  write("never.toml", text);
+  const std::string still = write("still.toml", "extends = \"never.toml\"\n[data]\nprefetch = 2\n");
+  EXPECT_THROW(load_recipe(still), Error);
+}
+
 TEST(RecipeSet, TakesTomlValuesAndBareWords) {
   const Recipe recipe = load_recipe(
       kMinimal, {"train.steps=1_000", "learning_rate.peak = 2e-3", "train.precision=f32",

@@ -16,7 +16,7 @@ namespace {
 TEST(BenchData, WritesWhatItMeasured) {
   const testing::TemporaryFolder folder;
   const std::string path = folder / "data.json";
-  EXPECT_EQ(bench_data({.check = false, .json_path = path, .only = {"pack"}}), 0);
+  EXPECT_EQ(bench_data({.check = false, .json_path = path, .only = {"pack"}}), ExitCode::success);
   const nlohmann::json report = nlohmann::json::parse(testing::read_file(path));
   ASSERT_EQ(report.size(), 2U);
   for (const nlohmann::json& entry : report) {

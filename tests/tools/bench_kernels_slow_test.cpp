@@ -13,7 +13,8 @@ namespace {
 TEST(BenchKernels, WritesWhatItMeasured) {
   const std::filesystem::path path =
       std::filesystem::temp_directory_path() / "sidewinder_bench_kernels_test.json";
-  EXPECT_EQ(bench_kernels({.check = false, .json_path = path.string(), .only = {"norm_sq"}}), 0);
+  EXPECT_EQ(bench_kernels({.check = false, .json_path = path.string(), .only = {"norm_sq"}}),
+            ExitCode::success);
   std::ifstream file(path);
   const nlohmann::json report = nlohmann::json::parse(file);
   std::filesystem::remove(path);

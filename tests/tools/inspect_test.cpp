@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "checkpoints/store.h"
+#include "kernels/base/text.h"
 #include "tests/support/program.h"
 #include "tests/support/small_corpus.h"
 #include "tests/support/temporary_folder.h"

@@ -136,6 +136,26 @@ TEST(DryRun, TakesNoMemoryOfTheArenaAndLittleOfTheSystem) {
   EXPECT_EQ(allocator_of({}).statistics().bytes_reserved, before.bytes_reserved);
 }
 
+TEST(MemoryPlan, ContinuesInALineForMillionsOfTokens) {
+  constexpr int64_t kMillion = 1 << 20;
+  for (const int64_t rows : {1, 64}) {
+    const auto step_bytes = [&](int64_t tokens) {
+      Recipe recipe = recipe_of("mwf", tokens / rows);
+      recipe.train.tokens_per_micro_batch = tokens;
+      recipe.train.tokens_per_step = 2 * tokens;
+      recipe.train.recompute = RecomputeKind::block;
+      return static_cast<double>(plan_memory(recipe).step_bytes);
+    };
+    // Longer rows also have longer rotary tables.
+    const double four = step_bytes(4 * kMillion);
+    for (const double factor : {1.25, 2.0, 250.0}) {
+      EXPECT_NEAR(step_bytes(static_cast<int64_t>(4 * factor) * kMillion) / (factor * four), 1.0,
+                  0.05)
+          << rows << " rows, " << factor;
+    }
+  }
+}
+
 TEST(DryRun, EndsWithItsObject) {
   {
     const DryRun dry_run;

@@ -97,10 +97,10 @@ TEST(MemoryProblem, SaysWhatIsNeededAndWhichChangesFit) {
   recipe.train.precision = Precision::bf16;
   const std::string text = memory_problem(recipe, int64_t{450} << 20);
   EXPECT_EQ(text.find("this run needs "), 0U) << text;
-  EXPECT_NE(text.find("but 0.44 GiB are available\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("but 450.0 MiB are available\n"), std::string::npos) << text;
   EXPECT_NE(text.find("\n    train.tokens_per_micro_batch = 4096: "), std::string::npos) << text;
   EXPECT_NE(text.find("\n    train.recompute = \"block\": "), std::string::npos) << text;
-  EXPECT_NE(text.find(" GiB, fits\n"), std::string::npos) << text;
+  EXPECT_NE(text.find(" MiB, fits\n"), std::string::npos) << text;
   EXPECT_NE(text.find("change one of these, or pass --allow-too-little-memory to try anyway"),
             std::string::npos)
       << text;

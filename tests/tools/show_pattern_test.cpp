@@ -86,6 +86,7 @@ TEST(ShowPattern, RefusesWhatDoesNotFit) {
             "--stride has no effect on pattern window, which has window");
   EXPECT_EQ(message("full", "window", 3),
             "--window has no effect on pattern full, which has no parameters");
+  EXPECT_EQ(message("window", "window", 0), "--window is 0; use at least 1");
   EXPECT_EQ(message("chunked", "pattern_block", 0), "--pattern-block is 0; use at least 1");
   EXPECT_EQ(message("bigbird", "pattern_block", 3),
             "pattern bigbird: window 4 is not a multiple of block 3");

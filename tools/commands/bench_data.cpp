@@ -455,7 +455,7 @@ std::vector<DataBenchmark> chosen(const BenchDataOptions& options, const WorkFol
 
 }  // namespace
 
-int bench_data(const BenchDataOptions& options) {
+ExitCode bench_data(const BenchDataOptions& options) {
   const WorkFolder folder;
   const std::vector<DataBenchmark> benchmarks = chosen(options, folder);
   fmt::print("One thread (the copy: {}); everything read is in memory already\n\n",
@@ -482,7 +482,7 @@ int bench_data(const BenchDataOptions& options) {
   }
   if (below > 0) fmt::print("\n{} of {} are below their bar\n", below, benchmarks.size());
   if (!options.json_path.empty()) write_text_file(options.json_path, report.dump(2));
-  return options.check && below > 0 ? 1 : 0;
+  return options.check && below > 0 ? ExitCode::below_bar : ExitCode::success;
 }
 
 }  // namespace sidewinder

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/error.h"
+
 namespace sidewinder {
 
 struct BenchDataOptions {
@@ -19,6 +21,6 @@ struct BenchDataOptions {
 // Checks results, then times on one thread (but for the copy of a checkpoint), ours and the other's
 // in turn, best of several. Everything that is read was just written, so it is in memory. Returns
 // the exit code: 1 with `check` and a figure below its bar, otherwise 0.
-int bench_data(const BenchDataOptions& options);
+ExitCode bench_data(const BenchDataOptions& options);
 
 }  // namespace sidewinder

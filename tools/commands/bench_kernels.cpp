@@ -349,7 +349,7 @@ void write_json(const std::string& path, const MachinePeak& peak,
 
 }  // namespace
 
-int bench_kernels(const BenchKernelsOptions& options) {
+ExitCode bench_kernels(const BenchKernelsOptions& options) {
   const std::vector<KernelBenchmark> benchmarks = chosen(options.only);
   // Minutes of measuring should not end in a path that cannot be written.
   if (!options.json_path.empty() && !std::ofstream(options.json_path, std::ios::app)) {
@@ -373,7 +373,7 @@ int bench_kernels(const BenchKernelsOptions& options) {
   const auto below = count_below(results) + count_below(means);
   if (below > 0) fmt::print("\n{} figures are below their bar\n", below);
   if (!options.json_path.empty()) write_json(options.json_path, machine.peak, results, means);
-  return options.check && below > 0 ? 1 : 0;
+  return options.check && below > 0 ? ExitCode::below_bar : ExitCode::success;
 }
 
 }  // namespace sidewinder

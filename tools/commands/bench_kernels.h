@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/error.h"
+
 namespace sidewinder {
 
 struct BenchKernelsOptions {
@@ -18,6 +20,6 @@ struct BenchKernelsOptions {
 // because absolute times depend on the machine and its neighbours; shares of the memory's bandwidth
 // to what it gave in turns with the kernel, because that changes within a run. Bars hold on CPUs
 // with AVX-512; on others they print as "n/a".
-int bench_kernels(const BenchKernelsOptions& options);
+ExitCode bench_kernels(const BenchKernelsOptions& options);
 
 }  // namespace sidewinder

@@ -9,6 +9,7 @@
 #include <ctime>
 
 #include "kernels/base/check.h"
+#include "kernels/base/text.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/peak.h"
@@ -32,7 +33,6 @@ double processor_seconds() { return static_cast<double>(std::clock()) / CLOCKS_P
 }  // namespace
 
 ExitCode bench_recipe(const BenchRecipeCommand& command) {
-  SIDEWINDER_REQUIRE(command.steps >= 1, "--steps is {}; measure at least one", command.steps);
   const Recipe recipe = load_recipe(command.recipe, command.sets);
   const Dtype dtype = dtype_of(recipe.train.precision);
   SyntheticRun run(recipe);
@@ -81,10 +81,9 @@ ExitCode bench_recipe(const BenchRecipeCommand& command) {
              static_cast<double>(step_tokens) / median, 100 * flops / median / peak);
   fmt::print("best         {:.3f} s, {:.0f} tokens/s, MFU {:.1f} %\n", best,
              static_cast<double>(step_tokens) / best, 100 * flops / best / peak);
-  fmt::print(
-      "memory       {:.3f} GiB high-water mark of tensors, {:.3f} GiB taken from the system\n",
-      static_cast<double>(memory.bytes_peak) / (1 << 30),
-      static_cast<double>(memory.bytes_reserved) / (1 << 30));
+  fmt::print("memory       {} high-water mark of tensors, {} taken from the system\n",
+             bytes_text(static_cast<uint64_t>(memory.bytes_peak)),
+             bytes_text(static_cast<uint64_t>(memory.bytes_reserved)));
   if (command.profile) {
     double total = 0;
     for (const double one : seconds) total += one;

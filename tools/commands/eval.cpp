@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <optional>
 
 #include "kernels/base/check.h"
 #include "tools/commands/eval_input.h"
@@ -43,8 +44,7 @@ struct BaselineLosses {
 Batch text_batch(const std::vector<int32_t>& tokens, size_t begin, int64_t context) {
   Batch batch;
   batch.rows = 1;
-  batch.row_length =
-      std::min<int64_t>(context, static_cast<int64_t>(tokens.size() - 1 - begin));
+  batch.row_length = std::min<int64_t>(context, static_cast<int64_t>(tokens.size() - 1 - begin));
   const auto at = tokens.begin() + static_cast<std::ptrdiff_t>(begin);
   batch.tokens.assign(at, at + batch.row_length);
   batch.targets.assign(at + 1, at + 1 + batch.row_length);
@@ -82,14 +82,13 @@ Evaluation evaluate_text(const TrainedModel& trained, Dtype dtype, const EvalCom
   return result;
 }
 
-Evaluation evaluate_shards(const TrainedModel& trained, Dtype dtype, const EvalCommand& command,
-                           int64_t context, bool by_lanes, const TokenVisitor& per_token) {
-  const DataOptions& in_run = trained.recipe.data;
-  const DataOptions data = by_lanes ? in_run : without_lanes(in_run);
-  DocumentRows rows(command.data, data, command.max_tokens);
-  require_ids_of_model(trained, command.data, rows.tokenizer_digest(), rows.vocabulary());
+Evaluation evaluate_shards(const TrainedModel& trained, Dtype dtype, DocumentRows& rows,
+                           const DataOptions& data, int64_t context,
+                           const TokenVisitor& per_token) {
   const int64_t rows_per_batch = std::max<int64_t>(1, 4096 / context);
-  return evaluate(*trained.model, dtype, rows, data, context, rows_per_batch, per_token);
+  // A row that all documents do not fill would be padding.
+  const int64_t row_length = std::min(context, rows.tokens());
+  return evaluate(*trained.model, dtype, rows, data, row_length, rows_per_batch, per_token);
 }
 
 // Prints the model beside the n-gram models; the same as JSON.
@@ -120,16 +119,12 @@ nlohmann::json compare(const Evaluation& result, BaselineLosses baselines,
 ExitCode eval(const EvalCommand& command) {
   SIDEWINDER_REQUIRE(command.data.empty() != command.text.empty(),
                      "name one of --data FOLDER (token shards) and --text FILE");
-  check_folder_of("--json", command.json_path);
   check_report(command.report_path);
-  SIDEWINDER_REQUIRE(command.max_tokens >= 0, "--max-tokens is {}; it must be 0 (all) or more",
-                     command.max_tokens);
   const TrainedModel trained = load_trained_model(
       command.model, {precision_named(command.precision), command.tokenizer, command.sets});
   const Recipe& recipe = trained.recipe;
   const Dtype dtype = dtype_of(recipe.train.precision);
   const int64_t context = command.context != 0 ? command.context : recipe.train.context;
-  SIDEWINDER_REQUIRE(context >= 1, "--context is {}; it must be positive", context);
 
   PositionLosses positions;
   std::optional<NgramCounts> counts;
@@ -143,19 +138,24 @@ ExitCode eval(const EvalCommand& command) {
         baselines.bigram += counts->bigram_loss(batch.tokens[t], batch.targets[t]);
       }
     }
-    const SequenceLayout layout = SequenceLayout::packed(batch.rows, batch.row_length,
-                                                         batch.document_starts,
-                                                         batch.first_positions);
+    const SequenceLayout layout = SequenceLayout::packed(
+        batch.rows, batch.row_length, batch.document_starts, batch.first_positions);
     positions.add(layout.position, batch.targets, losses);
   };
   const bool by_lanes = !command.data.empty() &&
                         recipe.data.long_documents == LongDocuments::continue_state &&
                         command.context == 0 && lane_problems(recipe.data, recipe.model).empty();
-  const Evaluation result =
-      command.data.empty() ? evaluate_text(trained, dtype, command, context, per_token)
-                           : evaluate_shards(trained, dtype, command, context, by_lanes, per_token);
+  const DataOptions data = by_lanes ? recipe.data : without_lanes(recipe.data);
+  std::optional<DocumentRows> rows;
+  if (!command.data.empty()) {
+    rows.emplace(command.data, data, command.max_tokens);
+    require_ids_of_model(trained, command.data, rows->tokenizer_digest(), rows->vocabulary());
+  }
+  const Evaluation result = rows ? evaluate_shards(trained, dtype, *rows, data, context, per_token)
+                                 : evaluate_text(trained, dtype, command, context, per_token);
 
   fmt::print("model        {} (step {})\n", command.model, trained.step);
+  fmt::print("data         {}\n", rows ? rows->part_folder() : command.text);
   fmt::print("context      {}{}\n", context,
              by_lanes ? ", documents going on from row to row with their states" : "");
   fmt::print("targets      {}\n", result.targets);
@@ -172,9 +172,13 @@ ExitCode eval(const EvalCommand& command) {
                row["loss"].get<double>());
   }
   if (!command.json_path.empty() || !command.report_path.empty()) {
-    nlohmann::json json = {{"model", command.model},     {"step", trained.step},
-                           {"context", context},         {"targets", result.targets},
-                           {"loss", result.loss},        {"perplexity", std::exp(result.loss)},
+    nlohmann::json json = {{"model", command.model},
+                           {"step", trained.step},
+                           {"data", rows ? rows->part_folder() : command.text},
+                           {"context", context},
+                           {"targets", result.targets},
+                           {"loss", result.loss},
+                           {"perplexity", std::exp(result.loss)},
                            {"by_position", by_position}};
     if (result.bytes > 0) json["bits_per_byte"] = result.bits_per_byte();
     if (counts) json["baselines"] = compared;

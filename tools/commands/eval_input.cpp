@@ -8,11 +8,7 @@ namespace sidewinder {
 
 EvaluatedText read_document(const std::string& path, const TrainedModel& trained) {
   const std::string text = read_file(path);
-  const size_t invalid = find_invalid_utf8(text);
-  if (invalid < text.size()) {
-    fail_environment("{}: byte {} (0x{:02x}) is not valid UTF-8; a text is needed that is", path,
-                     invalid, static_cast<unsigned char>(text[invalid]));
-  }
+  require_utf8(text, path, Blame::environment);
   const Tokenizer& tokenizer = text_tokenizer(trained);
   EvaluatedText document = {tokenizer.encode(text), static_cast<int64_t>(text.size())};
   if (tokenizer.eos()) document.tokens.push_back(*tokenizer.eos());

@@ -11,6 +11,7 @@
 #include "data/corpus.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
+#include "kernels/base/text.h"
 #include "kernels/tensor/allocator.h"
 #include "model/cost.h"
 #include "tools/commands/eval_input.h"
@@ -39,6 +40,8 @@ class Documents {
     require_ids_of_model(trained, command.data, corpus_->index().tokenizer_digest,
                          corpus_->vocabulary());
   }
+
+  std::string name() const { return corpus_ ? corpus_->part_folder() : command_.text; }
 
   // Every document, joined to one with --join, cut where max_tokens are reached.
   void visit(const DocumentVisitor& visitor) {
@@ -164,7 +167,6 @@ void print_positions(const json& result) {
 ExitCode eval_lengths(const EvalLengthsCommand& command) {
   SIDEWINDER_REQUIRE(command.data.empty() != command.text.empty(),
                      "name one of --data FOLDER (token shards) and --text FILE");
-  check_folder_of("--json", command.json_path);
   check_report(command.report_path);
   std::vector<int64_t> lengths;
   if (!command.lengths.empty()) lengths = parse_lengths(command.lengths, "--lengths");
@@ -172,17 +174,12 @@ ExitCode eval_lengths(const EvalLengthsCommand& command) {
                      "give --lengths, as in 512,1024, or --stream, or both");
   SIDEWINDER_REQUIRE(!command.single_window || command.stride == 0,
                      "--single-window evaluates one window per document; it goes without --stride");
-  SIDEWINDER_REQUIRE(
-      command.stride >= 0 && command.chunk >= 1 && command.max_tokens >= 0,
-      "--stride is {}, --chunk {} and --max-tokens {}; none may be negative, nor the "
-      "chunk 0",
-      command.stride, command.chunk, command.max_tokens);
   TrainedModel trained = load_trained_model(
       command.model, {precision_named(command.precision), command.tokenizer, command.sets});
   Documents documents(command, trained);
   json result = {{"model", command.model},
                  {"step", trained.step},
-                 {"data", command.data.empty() ? command.text : command.data},
+                 {"data", documents.name()},
                  {"trained_context", trained.recipe.train.context}};
   int64_t count = 0;
   int64_t tokens = 0;

@@ -1,14 +1,15 @@
 #include "tools/commands/generate.h"
 
 #include <fmt/core.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "data/text_reader.h"
 #include "kernels/base/check.h"
 #include "kernels/base/philox.h"
 #include "tools/assemble.h"
@@ -28,9 +29,10 @@ int32_t sample(const Tensor& logits, const SamplingOptions& options, double unif
   size_t kept = order.size();
   if (options.top_k > 0) kept = std::min(kept, static_cast<size_t>(options.top_k));
   if (kept < order.size() || options.top_p < 1.0) {
-    std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(
-                                                         options.top_p < 1.0 ? order.size() : kept),
-                      order.end(), better);
+    std::partial_sort(
+        order.begin(),
+        order.begin() + static_cast<std::ptrdiff_t>(options.top_p < 1.0 ? order.size() : kept),
+        order.end(), better);
     order.resize(kept);
   }
   double largest = values[static_cast<size_t>(order[0])];
@@ -68,12 +70,7 @@ std::optional<Precision> precision_named(const std::string& name) {
 }
 
 ExitCode generate(const GenerateCommand& command) {
-  SIDEWINDER_REQUIRE(command.tokens >= 1, "--tokens is {}; ask for at least one", command.tokens);
-  SIDEWINDER_REQUIRE(command.temperature >= 0, "--temperature is {}; it must be 0 or more",
-                     command.temperature);
-  SIDEWINDER_REQUIRE(command.top_k >= 0, "--top-k is {}; it must be 0 (all) or more", command.top_k);
-  SIDEWINDER_REQUIRE(command.top_p > 0 && command.top_p <= 1,
-                     "--top-p is {}; it must be above 0 and at most 1", command.top_p);
+  require_utf8(command.prompt, "--prompt", Blame::user);
   TrainedModel trained = load_trained_model(
       command.model, {precision_named(command.precision), command.tokenizer, command.sets});
   const Tokenizer& tokenizer = text_tokenizer(trained);
@@ -86,9 +83,10 @@ ExitCode generate(const GenerateCommand& command) {
   }
   if (tokens.empty()) {
     // Documents start after the end of the one before, so the end mark stands for "anything".
-    SIDEWINDER_REQUIRE(tokenizer.eos().has_value() || tokenizer.bos().has_value(),
-                       "the prompt is empty and this tokenizer has no BOS or EOS to start from; pass "
-                       "--prompt TEXT");
+    SIDEWINDER_REQUIRE(
+        tokenizer.eos().has_value() || tokenizer.bos().has_value(),
+        "the prompt is empty and this tokenizer has no BOS or EOS to start from; pass "
+        "--prompt TEXT");
     tokens.push_back(tokenizer.bos() ? *tokenizer.bos() : *tokenizer.eos());
   }
   fmt::print("{}", command.prompt);
@@ -115,12 +113,13 @@ ExitCode generate(const GenerateCommand& command) {
   fmt::print("\n");
   if (!command.json_path.empty()) {
     // Bytes that are no UTF-8 (a character cut in two) are replaced in the JSON text only.
-    const nlohmann::json result = {{"model", command.model},
-                                   {"step", trained.step},
-                                   {"prompt", command.prompt},
-                                   {"ids", made},
-                                   {"text", tokenizer.decode(made)},
-                                   {"tokens_per_second", static_cast<double>(made.size()) / seconds}};
+    const nlohmann::json result = {
+        {"model", command.model},
+        {"step", trained.step},
+        {"prompt", command.prompt},
+        {"ids", made},
+        {"text", tokenizer.decode(made)},
+        {"tokens_per_second", static_cast<double>(made.size()) / seconds}};
     write_text_file(command.json_path,
                     result.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   }

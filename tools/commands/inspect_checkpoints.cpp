@@ -10,6 +10,7 @@
 #include "checkpoints/manifest.h"
 #include "checkpoints/store.h"
 #include "checkpoints/verify.h"
+#include "kernels/base/text.h"
 #include "model/options.h"
 #include "recipes/recipe.h"
 #include "tools/commands/inspect.h"

@@ -8,6 +8,7 @@
 
 #include "data/corpus.h"
 #include "data/tokenizer.h"
+#include "kernels/base/text.h"
 #include "tools/commands/inspect.h"
 #include "tools/commands/table.h"
 

@@ -7,6 +7,7 @@
 
 #include "checkpoints/huggingface/folder.h"
 #include "kernels/base/error.h"
+#include "kernels/base/text.h"
 #include "recipes/recipe.h"
 #include "tools/commands/inspect.h"
 #include "tools/commands/table.h"

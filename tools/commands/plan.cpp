@@ -12,6 +12,7 @@
 #include "data/corpus.h"
 #include "data/row_stream.h"
 #include "kernels/base/check.h"
+#include "kernels/base/text.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/peak.h"
 #include "model/cost.h"
@@ -346,12 +347,11 @@ void print_histogram(const PieceLengths& pieces) {
 }  // namespace
 
 ExitCode plan(const PlanCommand& command) {
-  SIDEWINDER_REQUIRE(command.mfu > 0 && command.mfu <= 1,
-                     "--mfu is {}; it is a share of the peak, above 0 and at most 1", command.mfu);
-  for (const int64_t length : command.lengths) {
-    SIDEWINDER_REQUIRE(length >= 1, "--lengths has {}; lengths are positive", length);
-  }
   if (command.recipe.empty()) {
+    SIDEWINDER_REQUIRE(command.sets.empty() && command.lengths.empty() && command.json_path.empty(),
+                       "without a recipe there are only the tables that are usually quoted; name a "
+                       "recipe, or leave "
+                       "--set, --lengths and --json out");
     fmt::print("{}", plan_tables());
     return ExitCode::success;
   }

@@ -21,17 +21,17 @@ struct Key {
   std::string name;
   int64_t BlockOptions::*member;
   int64_t shown;  // if nothing is given
-  int64_t least;
+  int64_t least;  // as in recipes/schema/model.cpp
 };
 
 const std::vector<Key>& keys() {
-  static const std::vector<Key> all = {{"window", &BlockOptions::window, 4, 0},
-                                       {"dilation", &BlockOptions::dilation, 2, 1},
-                                       {"stride", &BlockOptions::stride, 4, 1},
+  static const std::vector<Key> all = {{"window", &BlockOptions::window, 4, 1},
+                                       {"dilation", &BlockOptions::dilation, 2, 2},
+                                       {"stride", &BlockOptions::stride, 4, 2},
                                        {"global_tokens", &BlockOptions::global_tokens, 2, 0},
                                        {"pattern_block", &BlockOptions::pattern_block, 4, 1},
-                                       {"summary", &BlockOptions::summary, 1, 0},
-                                       {"random_blocks", &BlockOptions::random_blocks, 2, 0},
+                                       {"summary", &BlockOptions::summary, 1, 1},
+                                       {"random_blocks", &BlockOptions::random_blocks, 2, 1},
                                        {"pattern_seed", &BlockOptions::pattern_seed, 0, 0}};
   return all;
 }

@@ -22,8 +22,6 @@ std::string text_of(const TaskExample& example) {
 
 ExitCode synthesize(const SynthesizeCommand& command) {
   const TaskSpec spec = parse_task(command.task);
-  SIDEWINDER_REQUIRE(command.documents >= 1, "--documents is {}; it must be positive",
-                     command.documents);
   const std::vector<int64_t> lengths = parse_lengths(command.lengths, "--lengths");
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(command.tokenizer);
   SIDEWINDER_REQUIRE(spec.kind->name != "mqar" || tokenizer->is_bytes(),

@@ -36,14 +36,6 @@ std::string table_text(const std::vector<TableRow>& rows, const std::string& ali
   return result;
 }
 
-std::string bytes_text(uint64_t bytes) {
-  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  double value = static_cast<double>(bytes);
-  size_t unit = 0;
-  for (; value >= 1024 && unit < 4; ++unit) value /= 1024;
-  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
-}
-
 std::string count_text(int64_t count) {
   std::string digits = std::to_string(count);
   const int first = count < 0 ? 1 : 0;

@@ -13,8 +13,7 @@ using TableRow = std::vector<std::string>;
 // whose letter in `alignment` is 'r' are aligned to the right, others to the left.
 std::string table_text(const std::vector<TableRow>& rows, const std::string& alignment);
 
-std::string bytes_text(uint64_t bytes);  // "1.5 MiB"
-std::string count_text(int64_t count);   // "12,345,678"
+std::string count_text(int64_t count);  // "12,345,678"
 // One line: line breaks and control characters escaped, cut to about `columns` with an ellipsis at
 // a character border.
 std::string line_text(const std::string& text, size_t columns);

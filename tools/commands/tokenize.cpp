@@ -87,11 +87,6 @@ Value one_of(const std::string& key, const std::string& text,
 }
 
 CorpusBuildOptions options_of(const TokenizeCommand& command) {
-  SIDEWINDER_REQUIRE(command.sample_mib >= 1 && command.sample_mib <= 1 << 20,
-                     "--sample-mib is {}; it must be from 1 to 1048576", command.sample_mib);
-  SIDEWINDER_REQUIRE(command.max_document_mib >= 1 && command.max_document_mib <= 1 << 20,
-                     "--max-document-mib is {}; it must be from 1 to 1048576",
-                     command.max_document_mib);
   CorpusBuildOptions options;
   options.inputs = command.inputs;
   options.output = command.output;

@@ -1,6 +1,7 @@
 #include "tools/commands/train.h"
 
 #include <fmt/core.h>
+#include <nlohmann/json.hpp>
 #include <time.h>
 #include <unistd.h>
 
@@ -8,12 +9,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "data/corpus.h"
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
+#include "kernels/base/text.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/peak.h"
@@ -49,10 +50,46 @@ void refuse_changed_keys(const CheckpointContent& content, const Recipe& recipe)
   throw Error(Blame::user, text + "\nset them back, or pass --fresh to start anew beside the old run");
 }
 
+// The folder of a run, made if need be, and its lock. What was made goes away again, unless the run
+// is begun.
+class RunFolder {
+ public:
+  explicit RunFolder(const std::string& path) : path_(path) {
+    std::error_code failed;
+    is_new_ = fs::create_directories(path, failed);
+    if (failed) {
+      fail_environment(
+          "cannot create the run folder {}: {}; set run.folder to a place that can be "
+          "written",
+          path, failed.message());
+    }
+    lock_.emplace(path);
+  }
+  ~RunFolder() {
+    std::error_code ignored;
+    if (is_new_) fs::remove_all(path_, ignored);
+  }
+  RunFolder(const RunFolder&) = delete;
+  RunFolder& operator=(const RunFolder&) = delete;
+
+  void begin_run() { is_new_ = false; }
+
+ private:
+  std::string path_;
+  bool is_new_ = false;
+  std::optional<FolderLock> lock_;
+};
+
 void copy_tokenizer(const Recipe& recipe) {
   const std::string source = tokenizer_file(recipe.data);
   if (source.empty()) return;  // bytes
-  fs::copy_file(source, tokenizer_path(recipe.run.folder), fs::copy_options::overwrite_existing);
+  const std::string copy = tokenizer_path(recipe.run.folder);
+  std::error_code failed;
+  fs::copy_file(source, copy, fs::copy_options::overwrite_existing, failed);
+  if (failed) {
+    fail_environment("{}: cannot be copied to {}: {}; it belongs to the corpus", source, copy,
+                     failed.message());
+  }
 }
 
 void log_header(HybridModel& model, const Recipe& recipe, const Trainer& trainer, double peak) {
@@ -102,8 +139,8 @@ void print_summary(const Recipe& recipe, Trainer& trainer, ExitCode code) {
       fmt::print("checkpoints  {} saved while training went on; it waited {:.3f} s for each\n",
                  summary.saves, summary.stall_seconds / static_cast<double>(summary.saves));
     }
-    fmt::print("memory       {:.2f} GiB at most\n",
-               static_cast<double>(allocator_of({}).statistics().bytes_peak) / (1 << 30));
+    fmt::print("memory       {} at most\n",
+               bytes_text(static_cast<uint64_t>(allocator_of({}).statistics().bytes_peak)));
   }
   if (const auto validation = trainer.last_validation()) {
     fmt::print("validation   {:.4f} nats per token, {:.4f} bits per byte\n", validation->loss,
@@ -133,15 +170,8 @@ ExitCode train(const TrainCommand& command) {
               "to a run, checkpoint or Hugging Face folder",
               start);
   }
-  std::error_code failed;
-  fs::create_directories(recipe.run.folder, failed);
-  if (failed) {
-    fail_environment("cannot create the run folder {}: {}; set run.folder to a place that can be "
-                     "written",
-                     recipe.run.folder, failed.message());
-  }
-  check_folder_of("--json", command.json_path);
-  const FolderLock lock(recipe.run.folder);
+  RunFolder folder(recipe.run.folder);
+  check_output("--json", command.json_path);
   log_to_file((fs::path(recipe.run.folder) / "train.log").string());
 
   const std::unique_ptr<HybridModel> model = make_model(recipe);
@@ -188,6 +218,7 @@ ExitCode train(const TrainCommand& command) {
   log_header(*model, recipe, trainer, options.peak_flops);
   const double startup = seconds_since_start();
   log_info("first step {:.2f} s after the start", startup);
+  folder.begin_run();
   const ExitCode code = trainer.run();
   print_summary(recipe, trainer, code);
   if (extension) extension->print();

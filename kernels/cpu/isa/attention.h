@@ -153,6 +153,6 @@ struct AttentionIsa {
   AttentionFunctions bf16;
 };
 
-SIDEWINDER_DECLARE_PER_ISA(AttentionIsa, attention_kernels)
+SIDEWINDER_DECLARE_PER_ISA_WITHOUT_SLOW_PAIRS(AttentionIsa, attention_kernels)
 
 }  // namespace sidewinder
