@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernels/base/check.h"
+#include "kernels/base/relax.h"
 
 namespace sidewinder {
 namespace {
@@ -22,12 +23,6 @@ namespace {
 // Set while a thread runs items, so that nested calls run inline.
 thread_local bool inside_item = false;
 thread_local bool skips_items = false;
-
-#if defined(__x86_64__)
-void relax() { _mm_pause(); }
-#else
-void relax() {}
-#endif
 
 // Subnormal numbers are flushed to zero while items run: states of the scan decay towards zero, and
 // arithmetic on subnormals is slow.

@@ -2,6 +2,7 @@
 // Fork-join over work items. Which thread runs an item is not fixed, so an item must not depend on
 // it: kernels give every item its own output or its own partial sum, and a partition that shapes a
 // sum depends on the shape alone. That is what makes results the same for any number of threads.
+// Items are handed out in order: one may wait for an earlier one, never for a later one.
 
 #include <cstdint>
 #include <memory>

@@ -1,8 +1,10 @@
 #include "kernels/ops/selective_scan.h"
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
+#include "kernels/base/relax.h"
 #include "kernels/base/rounding.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa/selective_scan.h"
@@ -15,114 +17,289 @@ namespace {
 
 static_assert(kScanTile == kScanChunk);
 
-// Channels of one work item of the forward pass.
-constexpr int64_t kForwardGroup = 64;
-// Tokens whose partial sums of db and dc exist at a time, and rows whose other sums do.
-constexpr int64_t kWaveTokens = 16384;
-constexpr int64_t kWaveRows = 32;
+// Channels that may be cut into about this many chains of work items are.
+constexpr int64_t kChains = 24;
+// Channels of a chain, at least (whole lines of bf16) and at most.
+constexpr int64_t kNarrowest = 32, kWidest = 128;
+// Steps whose partial sums of db and dc exist at a time.
+constexpr int64_t kRing = 3;
 // Below this many state steps, waking other threads takes longer than the work.
 constexpr int64_t kSmall = 100'000;
 
-ScanGroup group_of(const SelectiveScanInputs& in, const SequenceLayout& layout,
-                   const Resets& resets, int64_t row, int64_t channel, int64_t channels) {
-  const int64_t token = row * layout.row_length;
-  return {
-      .u = pointer_at(in.u, token, channel),
-      .delta = pointer_at(in.delta, token, channel),
-      .b = pointer_at(in.b, token, 0),
-      .c = pointer_at(in.c, token, 0),
-      .z = pointer_at(in.z, token, channel),
-      .u_stride = in.u.row_stride(),
-      .delta_stride = in.delta.row_stride(),
-      .b_stride = in.b.row_stride(),
-      .c_stride = in.c.row_stride(),
-      .z_stride = stride_of(in.z),
-      .a = floats_at(in.a, channel, 0),
-      .a_stride = in.a.row_stride(),
-      .d = in.d.data<float>() + channel,
-      .delta_bias = in.delta_bias.data<float>() + channel,
-      .resets = resets.of(row),
-      .num_resets = resets.count(row),
-      .row_length = layout.row_length,
-      .channels = static_cast<int>(std::min(channels, in.u.size(1) - channel)),
-      .states = static_cast<int>(in.a.size(1)),
-      .bf16 = in.u.dtype() == Dtype::bf16,
-  };
-}
+// A count of items done, for items that need them. Items are handed out in order: what stands
+// before a waiting item is done or at work, so that waiting ends.
+class Count {
+ public:
+  void add() {
+    value_.fetch_add(1, std::memory_order_acq_rel);
+    value_.notify_all();
+  }
+  void wait_for(int64_t least) const {
+    constexpr int kSpins = 2000;
+    for (int spin = 0;; ++spin) {
+      const int value = value_.load(std::memory_order_acquire);
+      if (value >= least) return;
+      if (spin < kSpins) {
+        relax();
+      } else {
+        value_.wait(value, std::memory_order_acquire);
+      }
+    }
+  }
 
-// The backward pass reads and writes seven tensors, in which the rows of a group lie in pages of
-// their own, and every group has its own partial sums of db and dc: wide groups translate fewer
-// addresses and add fewer sums. Rows are split evenly, into a multiple of four where they are wide.
-int64_t backward_group(int64_t channels) {
-  constexpr int64_t kWidest = 384, kNarrowest = 128, kWholeLines = 32;
-  const int64_t groups = round_up(divide_up(channels, kWidest), int64_t{4});
-  return std::max(kNarrowest, round_up(divide_up(channels, groups), kWholeLines));
-}
+ private:
+  static constexpr size_t kLine = 64;
+  alignas(kLine) std::atomic<int> value_{0};
+};
 
-int64_t chunks_per_row(const SequenceLayout& layout) {
-  return (layout.row_length + kScanChunk - 1) / kScanChunk;
-}
+// Counts an item when it ends, even if it fails.
+class Done {
+ public:
+  explicit Done(Count& count) : count_(count) {}
+  ~Done() { count_.add(); }
+  Done(const Done&) = delete;
+  Done& operator=(const Done&) = delete;
 
-// The same items in the same partition, on this thread where they are too little to share.
-template <typename Item>
-void run_items(int64_t count, int64_t state_steps, Item&& item) {
-  if (state_steps >= kSmall) return parallel_for(count, item);
-  parallel_for(1, [&](int64_t) {
-    for (int64_t i = 0; i < count; ++i) item(i);
-  });
-}
+ private:
+  Count& count_;
+};
+
+// How a direction is cut: chunks of one work item, at most; channels of a chain where threads are
+// few. Rows of a group lie in pages of their own, and the backward pass reads and writes seven
+// tensors and has partial sums of db and dc for every group: there wide groups are better.
+struct Cut {
+  int64_t most_chunks, wide;
+  bool reverse;  // from the last token to the first
+};
+constexpr Cut kForward = {.most_chunks = 8, .wide = 64, .reverse = false};
+constexpr Cut kBackward = {.most_chunks = 4, .wide = kWidest, .reverse = true};
+
+// A work item: chunks [begin, end) of a row and a group of channels.
+struct Link {
+  int64_t row, track;
+  int64_t channel;  // the group's first
+  int64_t begin, end;
+  bool exists;  // false on tracks that ended before others
+
+  int64_t first(bool reverse) const { return reverse ? end - 1 : begin; }
+};
+
+// A group of channels goes along the tokens of its row with a state: the items on that way are a
+// chain, of which one thread at a time can do one. Different chains share nothing. Where channels
+// make few of them, several rows are done side by side, on tracks. Items are handed out step by
+// step, all chains' first links before any chain's second: so all chains end at the same time, and
+// any number of threads up to that of chains has work until then.
+//
+// Groups are blocks of channels, or wider where threads are few. Either way db and dc are summed
+// over blocks, then over the blocks of kWidest channels, then over those.
+class Partition {
+ public:
+  Partition(const SelectiveScanInputs& in, const SequenceLayout& layout, const Cut& cut)
+      : in_(in),
+        layout_(layout),
+        resets_(layout),
+        reverse_(cut.reverse),
+        small_(in.u.count() * in.a.size(1) < kSmall),
+        block_(block_of(in.u.size(1))),
+        tracks_(std::min(layout.rows, divide_up(kChains, divide_up(in.u.size(1), block_)))),
+        width_(width_of(in.u.size(1), cut.wide)),
+        groups_(divide_up(in.u.size(1), width_)),
+        chunks_(divide_up(layout.row_length, kScanChunk)),
+        segment_(std::clamp<int64_t>(chunks_, 1, cut.most_chunks)),
+        segments_(divide_up(chunks_, segment_)) {}
+
+  int64_t block() const { return block_; }          // channels
+  int64_t width() const { return width_; }          // channels of a group, at most
+  int64_t run() const { return kWidest / width_; }  // groups
+  int64_t groups() const { return groups_; }        // of a row
+  int64_t tracks() const { return tracks_; }
+  int64_t chains() const { return tracks_ * groups_; }
+  int64_t chunks() const { return chunks_; }    // of a row
+  int64_t segment() const { return segment_; }  // chunks of a link, at most
+  int64_t steps() const { return divide_up(layout_.rows, tracks_) * segments_; }
+
+  Link link(int64_t step, int64_t chain) const {
+    const int64_t track = chain / groups_;
+    const int64_t row = step / segments_ * tracks_ + track;
+    const int64_t done = step % segments_;
+    const int64_t begin = (reverse_ ? segments_ - 1 - done : done) * segment_;
+    return {.row = row,
+            .track = track,
+            .channel = chain % groups_ * width_,
+            .begin = begin,
+            .end = std::min(begin + segment_, chunks_),
+            .exists = row < layout_.rows};
+  }
+
+  ScanGroup group(int64_t step, int64_t chain) const {
+    const Link here = link(step, chain);
+    const int64_t token = here.row * layout_.row_length;
+    // Items are handed out in order, so the next one of this thread is likely so many further.
+    const int64_t later = chain + ThreadPool::global().num_threads();
+    const Link next = link(step + later / chains(), later % chains());
+    const int64_t next_token =
+        (next.row - here.row) * layout_.row_length + next.first(reverse_) * kScanChunk;
+    return {
+        .u = pointer_at(in_.u, token, here.channel),
+        .delta = pointer_at(in_.delta, token, here.channel),
+        .b = pointer_at(in_.b, token, 0),
+        .c = pointer_at(in_.c, token, 0),
+        .z = pointer_at(in_.z, token, here.channel),
+        .u_stride = in_.u.row_stride(),
+        .delta_stride = in_.delta.row_stride(),
+        .b_stride = in_.b.row_stride(),
+        .c_stride = in_.c.row_stride(),
+        .z_stride = stride_of(in_.z),
+        .a = floats_at(in_.a, here.channel, 0),
+        .a_stride = in_.a.row_stride(),
+        .d = in_.d.data<float>() + here.channel,
+        .delta_bias = in_.delta_bias.data<float>() + here.channel,
+        .resets = resets_.of(here.row),
+        .num_resets = resets_.count(here.row),
+        .row_length = layout_.row_length,
+        .channels = static_cast<int>(std::min(width_, in_.u.size(1) - here.channel)),
+        .states = static_cast<int>(in_.a.size(1)),
+        .bf16 = in_.u.dtype() == Dtype::bf16,
+        .next_token = next.exists ? next_token : -1,
+        .next_channel = next.channel - here.channel,
+    };
+  }
+
+  // The same items, on this thread where they are too little to share.
+  template <typename Item>
+  void run(int64_t count, Item&& item) const {
+    if (!small_) return parallel_for(count, item);
+    parallel_for(1, [&](int64_t) {
+      for (int64_t i = 0; i < count; ++i) item(i);
+    });
+  }
+
+ private:
+  // Of channels alone, so that a row's sums do not depend on other rows.
+  static int64_t block_of(int64_t channels) {
+    int64_t block = kNarrowest;
+    while (block < kWidest && 2 * block * kChains <= channels) block *= 2;
+    return block;
+  }
+  // The one choice that depends on threads; no bits do. With few chains for each thread, all would
+  // wait for the slowest at every step.
+  int64_t width_of(int64_t channels, int64_t wide) const {
+    if (small_) return kWidest;
+    constexpr int64_t kChainsPerThread = 3;
+    const int64_t wanted = kChainsPerThread * ThreadPool::global().num_threads();
+    return tracks_ * divide_up(channels, wide) >= wanted ? wide : std::min(wide, block_);
+  }
+
+  const SelectiveScanInputs& in_;
+  const SequenceLayout& layout_;
+  const Resets resets_;
+  bool reverse_, small_;
+  int64_t block_, tracks_, width_, groups_;
+  int64_t chunks_, segment_, segments_;  // of a row, of a link; links of a row
+};
 
 float* scratch_of(int64_t floats) {
   return static_cast<float*>(thread_scratch(static_cast<size_t>(floats) * sizeof(float)));
 }
 
-// Sums over the rows and groups of a batch of rows, and their partial sums of dc and db.
-class BackwardWave {
+class ForwardPass {
  public:
-  BackwardWave(const SelectiveScanBackwardArgs& args, const Resets& resets)
+  explicit ForwardPass(const SelectiveScanArgs& args)
       : args_(args),
-        resets_(resets),
+        partition_(args.in, args.layout, kForward),
         loops_(selective_scan_loops_for_isa()),
-        channels_(args.in.u.size(1)),
-        states_(args.in.a.size(1)),
-        padded_((states_ + kScanStatePadding - 1) / kScanStatePadding * kScanStatePadding),
-        group_(backward_group(channels_)),
-        groups_(divide_up(channels_, group_)),
-        group_sums_(loops_.sums(static_cast<int>(group_), static_cast<int>(states_))),
-        rows_(std::min(std::clamp<int64_t>(kWaveTokens / args.layout.row_length, 1, kWaveRows),
-                       args.layout.rows)),
-        chunks_(std::min(kWaveTokens / kScanChunk, chunks_per_row(args.layout))),
-        row_tokens_(std::min(chunks_ * kScanChunk, args.layout.row_length)),
-        sums_(Tensor::empty({rows_ * groups_, group_sums_}, Dtype::f32)),
-        partials_(Tensor::empty({rows_ * groups_, row_tokens_, 2 * padded_}, Dtype::f32)) {}
+        scanned_(static_cast<size_t>(partition_.chains())),
+        states_(Tensor::empty(
+            {partition_.chains(), loops_.forward_states(static_cast<int>(partition_.width()),
+                                                        static_cast<int>(args.in.a.size(1)))},
+            Dtype::f32)) {}
 
   void run() {
-    const int64_t num_chunks = chunks_per_row(args_.layout);
-    for (int64_t row = 0; row < args_.layout.rows; row += rows_) {
-      const int64_t rows = std::min(rows_, args_.layout.rows - row);
-      sums_.fill_zero();
-      for (int64_t end = num_chunks; end > 0; end = std::max<int64_t>(0, end - chunks_)) {
-        const int64_t begin = std::max<int64_t>(0, end - chunks_);
-        const int64_t tokens = rows * (end - begin) * kScanChunk;
-        run_items(rows * groups_, tokens * channels_ * states_, [&](int64_t item) {
-          sweep(row + item / groups_, item / groups_, item % groups_, begin, end);
-        });
-        run_items(rows * (end - begin), tokens * channels_ * states_, [&](int64_t item) {
-          add_groups(row + item / (end - begin), item / (end - begin), item % (end - begin), begin);
-        });
-      }
-      add_rows(rows);
-    }
+    const int64_t chains = partition_.chains();
+    partition_.run(partition_.steps() * chains,
+                   [&](int64_t item) { scan(item / chains, item % chains); });
   }
 
  private:
-  void sweep(int64_t row, int64_t slot, int64_t group, int64_t begin, int64_t end) const {
-    const SelectiveScanGradients& gradients = args_.gradients;
+  void scan(int64_t step, int64_t chain) {
+    Count& scanned = scanned_[static_cast<size_t>(chain)];
+    const Done done(scanned);
+    scanned.wait_for(step);
+    const Link link = partition_.link(step, chain);
+    if (!link.exists) return;
     const SequenceLayout& layout = args_.layout;
-    const int64_t token = row * layout.row_length;
-    const int64_t channel = group * group_;
-    const int64_t num_chunks = chunks_per_row(layout);
-    const ScanGroup in = group_of(args_.in, layout, resets_, row, channel, group_);
+    const int64_t state = link.channel * args_.in.a.size(1);
+    const ScanGroup in = partition_.group(step, chain);
+    loops_.forward({
+        .in = in,
+        .chunk_begin = link.begin,
+        .chunk_end = link.end,
+        .initial =
+            layout.is_carried(link.row) ? floats_at(args_.in.initial, link.row, state) : nullptr,
+        .out = pointer_at(args_.out, link.row * layout.row_length, link.channel),
+        .out_stride = args_.out.row_stride(),
+        .chunk_states = floats_at(args_.chunk_states, link.row * partition_.chunks(), state),
+        .chunk_stride = stride_of(args_.chunk_states),
+        .final_state = floats_at(args_.final_state, link.row, state),
+        .states = floats_at(states_, chain, 0),
+        .scratch = scratch_of(loops_.forward_scratch(in.channels, in.states)),
+    });
+  }
+
+  const SelectiveScanArgs& args_;
+  const Partition partition_;
+  const ScanLoops& loops_;
+  std::vector<Count> scanned_;  // links of each chain
+  Tensor states_;               // of each chain, between its links
+};
+
+class BackwardPass {
+ public:
+  explicit BackwardPass(const SelectiveScanBackwardArgs& args)
+      : args_(args),
+        partition_(args.in, args.layout, kBackward),
+        loops_(selective_scan_loops_for_isa()),
+        states_(args.in.a.size(1)),
+        padded_(round_up(states_, int64_t{kScanStatePadding})),
+        swept_(static_cast<size_t>(partition_.chains())),
+        added_(static_cast<size_t>(partition_.tracks() * kRing)),
+        sums_(Tensor::empty({partition_.chains(), loops_.sums(static_cast<int>(partition_.width()),
+                                                              static_cast<int>(states_))},
+                            Dtype::f32)),
+        partials_(Tensor::empty(
+            {partition_.chains() * kRing,
+             std::min(partition_.segment() * kScanChunk, args.layout.row_length) * 2 * padded_},
+            Dtype::f32)) {}
+
+  void run() {
+    // The links of a step, then the sums over groups of the step before.
+    const int64_t links = partition_.chains();
+    const int64_t items = links + partition_.tracks() * partition_.segment();
+    const int64_t steps = partition_.steps();
+    partition_.run((steps + 1) * items, [&](int64_t item) {
+      const int64_t step = item / items;
+      const int64_t i = item % items;
+      if (i < links && step < steps) sweep(step, i);
+      if (i >= links && step > 0) add_groups(step - 1, i - links);
+    });
+    partition_.run(partition_.groups(), [&](int64_t group) { add_tracks(group); });
+  }
+
+ private:
+  void sweep(int64_t step, int64_t chain) {
+    const Link link = partition_.link(step, chain);
+    Count& swept = swept_[static_cast<size_t>(chain)];
+    const Done done(swept);
+    swept.wait_for(step);
+    added(step, link.track).wait_for(step / kRing * partition_.segment());
+    if (!link.exists) return;
+    const SelectiveScanGradients& gradients = args_.gradients;
+    const int64_t token = link.row * args_.layout.row_length;
+    const int64_t channel = link.channel;
+    const int64_t state = channel * states_;
+    const ScanGroup in = partition_.group(step, chain);
+    float* sums = floats_at(sums_, chain, 0);
+    if (step == 0) std::fill_n(sums, sums_.width(), 0.0F);
     loops_.backward({
         .in = in,
         .dout = pointer_at(args_.dout, token, channel),
@@ -133,118 +310,100 @@ class BackwardWave {
         .du_stride = gradients.du.row_stride(),
         .ddelta_stride = gradients.ddelta.row_stride(),
         .dz_stride = stride_of(gradients.dz),
-        .chunk_states = floats_at(args_.chunk_states, row * num_chunks, channel * states_),
+        .chunk_states = floats_at(args_.chunk_states, link.row * partition_.chunks(), state),
         .chunk_stride = args_.chunk_states.row_stride(),
-        .chunk_begin = begin,
-        .chunk_end = end,
-        .dfinal = floats_at(args_.dfinal, row, channel * states_),
-        .dinitial = floats_at(gradients.dinitial, row, channel * states_),
-        .sums = sums_.data<float>() + (slot * groups_ + group) * group_sums_,
-        .partials = partials_of(slot, group),
+        .chunk_begin = link.begin,
+        .chunk_end = link.end,
+        .dfinal = floats_at(args_.dfinal, link.row, state),
+        .dinitial = floats_at(gradients.dinitial, link.row, state),
+        .sums = sums,
+        .partials = partials(step, chain),
+        .block_channels = static_cast<int>(partition_.block()),
         .scratch = scratch_of(loops_.backward_scratch(in.channels, in.states)),
     });
   }
 
-  float* partials_of(int64_t slot, int64_t group) const {
-    return partials_.data<float>() + (slot * groups_ + group) * partials_.width();
+  // Partial sums that step, step + kRing, … write one after the other, and how many of their chunks
+  // were added up.
+  float* partials(int64_t step, int64_t chain) const {
+    return floats_at(partials_, chain * kRing + step % kRing, 0);
+  }
+  Count& added(int64_t step, int64_t track) {
+    return added_[static_cast<size_t>(track * kRing + step % kRing)];
   }
 
-  // dc and db of one chunk: the sum over groups, in their order.
-  void add_groups(int64_t row, int64_t slot, int64_t chunk, int64_t first_chunk) const {
-    const int64_t width = 2 * padded_;
-    const int64_t offset = (first_chunk + chunk) * kScanChunk;
-    const int64_t tokens = std::min(kScanChunk, args_.layout.row_length - offset);
-    const int64_t count = tokens * width;
-    std::vector<float> sum(static_cast<size_t>(count), 0.0F);
-    for (int64_t group = 0; group < groups_; ++group) {
-      const float* partial = partials_of(slot, group) + chunk * kScanChunk * width;
-      for (int64_t i = 0; i < count; ++i) sum[static_cast<size_t>(i)] += partial[i];
+  // dc and db of one chunk of every track: the sum over groups, in their order.
+  void add_groups(int64_t step, int64_t i) {
+    const int64_t track = i / partition_.segment();
+    const int64_t chunk = i % partition_.segment();
+    const int64_t first = track * partition_.groups();
+    const Done done(added(step, track));
+    for (int64_t chain = first; chain < first + partition_.groups(); ++chain) {
+      swept_[static_cast<size_t>(chain)].wait_for(step + 1);
     }
-    for (int64_t t = 0; t < tokens; ++t) {
-      const int64_t token = row * args_.layout.row_length + offset + t;
-      const float* values = sum.data() + t * width;
-      store(args_.gradients.dc, token, values);
-      store(args_.gradients.db, token, values + loops_.block);
-    }
-  }
-
-  // `values` holds blocks of states of dc and of db in turn.
-  void store(const Tensor& gradient, int64_t token, const float* values) const {
-    void* target = pointer_at(gradient, token, 0);
-    for (int64_t n = 0; n < states_; ++n) {
-      const float value = values[n / loops_.block * 2 * loops_.block + n % loops_.block];
-      if (gradient.dtype() == Dtype::bf16) {
-        static_cast<Bf16*>(target)[n] = Bf16(value);
-      } else {
-        static_cast<float*>(target)[n] = value;
-      }
-    }
-  }
-
-  // Adds the rows' sums to the gradients of the parameters, in the order of rows.
-  void add_rows(int64_t rows) const {
-    const int64_t lanes = loops_.lanes;
-    const int64_t strip_sums = (2 * padded_ + 2) * lanes;
-    parallel_for(groups_, [&](int64_t group) {
-      const int64_t end = std::min(channels_, (group + 1) * group_);
-      for (int64_t slot = 0; slot < rows; ++slot) {
-        const float* sums = sums_.data<float>() + (slot * groups_ + group) * group_sums_;
-        for (int64_t e = group * group_; e < end; ++e) {
-          const int64_t inside = e - group * group_;
-          const float* strip = sums + inside / lanes * strip_sums + inside % lanes;
-          float* da = floats_at(args_.da, e, 0);
-          for (int64_t n = 0; n < states_; ++n) da[n] += strip[(padded_ + n) * lanes];
-          args_.dd.data<float>()[e] += strip[2 * padded_ * lanes];
-          args_.ddelta_bias.data<float>()[e] += strip[(2 * padded_ + 1) * lanes];
-        }
-      }
+    const Link link = partition_.link(step, first);
+    if (!link.exists || link.begin + chunk >= link.end) return;
+    const int64_t offset = (link.begin + chunk) * kScanChunk;
+    const int64_t token = link.row * args_.layout.row_length + offset;
+    const Tensor& db = args_.gradients.db;
+    const Tensor& dc = args_.gradients.dc;
+    loops_.add_groups({
+        .partials = partials(step, first) + chunk * kScanChunk * 2 * padded_,
+        .group_stride = kRing * partials_.row_stride(),
+        .groups = partition_.groups(),
+        .run = partition_.run(),
+        .db = pointer_at(db, token, 0),
+        .dc = pointer_at(dc, token, 0),
+        .db_stride = db.row_stride(),
+        .dc_stride = dc.row_stride(),
+        .tokens = static_cast<int>(std::min(kScanChunk, args_.layout.row_length - offset)),
+        .states = static_cast<int>(states_),
+        .bf16 = db.dtype() == Dtype::bf16,
+        .scratch = scratch_of(kScanChunk * 2 * padded_),
     });
   }
 
+  // Adds the tracks' sums to the gradients of the parameters, in the order of tracks.
+  void add_tracks(int64_t group) const {
+    const int64_t lanes = loops_.lanes;
+    const int64_t strip_sums = (2 * padded_ + 2) * lanes;
+    const int64_t begin = group * partition_.width();
+    const int64_t end = std::min(args_.in.u.size(1), begin + partition_.width());
+    for (int64_t track = 0; track < partition_.tracks(); ++track) {
+      const float* sums = floats_at(sums_, track * partition_.groups() + group, 0);
+      for (int64_t e = begin; e < end; ++e) {
+        const int64_t inside = e - begin;
+        const float* strip = sums + inside / lanes * strip_sums + inside % lanes;
+        float* da = floats_at(args_.da, e, 0);
+        for (int64_t n = 0; n < states_; ++n) da[n] += strip[(padded_ + n) * lanes];
+        args_.dd.data<float>()[e] += strip[2 * padded_ * lanes];
+        args_.ddelta_bias.data<float>()[e] += strip[(2 * padded_ + 1) * lanes];
+      }
+    }
+  }
+
   const SelectiveScanBackwardArgs& args_;
-  const Resets& resets_;
+  const Partition partition_;
   const ScanLoops& loops_;
-  int64_t channels_, states_, padded_;
-  int64_t group_, groups_;              // channels of a group, their number
-  int64_t group_sums_;                  // floats per row and group
-  int64_t rows_, chunks_, row_tokens_;  // of a wave
-  Tensor sums_, partials_;
+  int64_t states_, padded_;
+  std::vector<Count> swept_;  // links of each chain
+  std::vector<Count> added_;
+  Tensor sums_;      // of each chain: see ScanLoops::sums
+  Tensor partials_;  // [chains x ring, tokens of a link x 2 x padded states]
 };
 
 }  // namespace
 
 void selective_scan(Stream, const SelectiveScanArgs& args) {
   if (args.in.u.dtype() == Dtype::f64) return reference::selective_scan(args);
-  const SequenceLayout& layout = args.layout;
-  const ScanLoops& loops = selective_scan_loops_for_isa();
-  const Resets resets(layout);
-  const int64_t channels = args.in.u.size(1);
-  const int64_t states = args.in.a.size(1);
-  const int64_t groups = (channels + kForwardGroup - 1) / kForwardGroup;
-  run_items(layout.rows * groups, layout.tokens() * channels * states, [&](int64_t item) {
-    const int64_t row = item / groups;
-    const int64_t channel = item % groups * kForwardGroup;
-    const ScanGroup in = group_of(args.in, layout, resets, row, channel, kForwardGroup);
-    loops.forward({
-        .in = in,
-        .initial =
-            layout.is_carried(row) ? floats_at(args.in.initial, row, channel * states) : nullptr,
-        .out = pointer_at(args.out, row * layout.row_length, channel),
-        .out_stride = args.out.row_stride(),
-        .chunk_states =
-            floats_at(args.chunk_states, row * chunks_per_row(layout), channel * states),
-        .chunk_stride = stride_of(args.chunk_states),
-        .final_state = floats_at(args.final_state, row, channel * states),
-        .scratch = scratch_of(loops.forward_scratch(in.channels, in.states)),
-    });
-  });
+  if (args.layout.tokens() == 0) return;
+  ForwardPass(args).run();
 }
 
 void selective_scan_backward(Stream, const SelectiveScanBackwardArgs& args) {
   if (args.in.u.dtype() == Dtype::f64) return reference::selective_scan_backward(args);
-  if (args.layout.rows == 0) return;
-  const Resets resets(args.layout);
-  BackwardWave(args, resets).run();
+  if (args.layout.tokens() == 0) return;
+  BackwardPass(args).run();
 }
 
 }  // namespace sidewinder::cpu

@@ -330,6 +330,9 @@ TEST(SelectiveScan, MatchesTheReferenceAtRaggedShapes) {
        .carried = true},
       {.length = 128, .channels = 16, .states = 16, .starts = {0, 127}, .carried = true},
       {.length = 192, .channels = 16, .states = 9, .starts = {0, 64, 129}, .carried = true},
+      // Several items along a row, and more rows than are done side by side.
+      {.length = 1100, .channels = 70, .states = 5, .starts = {256, 300, 1024}, .carried = true},
+      {.rows = 29, .length = 70, .channels = 33, .states = 3, .starts = {0, 69, 1400}},
   };
   for_each_isa([&] {
     for (Options shape : shapes) {

@@ -13,11 +13,15 @@ namespace {
 using testing::random_normal;
 using testing::same_bits;
 
-std::vector<Tensor> run(Dtype dtype) {
-  const int64_t channels = 300;
+struct Shape {
+  int64_t rows, length, channels;
+};
+
+std::vector<Tensor> run(const Shape& shape, Dtype dtype) {
+  const int64_t channels = shape.channels;
   const int64_t states = 16;
   const std::vector<int32_t> starts = {0, 100, 164, 165};
-  const SequenceLayout layout = SequenceLayout::packed(3, 150, starts);
+  const SequenceLayout layout = SequenceLayout::packed(shape.rows, shape.length, starts);
   const int64_t tokens = layout.tokens();
   const Tensor a = random_normal({channels, states}, Dtype::f32, 3);
   for (int64_t i = 0; i < a.count(); ++i) a.data<float>()[i] = -std::abs(a.data<float>()[i]);
@@ -43,15 +47,21 @@ std::vector<Tensor> run(Dtype dtype) {
 }
 
 TEST(SelectiveScanThreads, AnyNumberOfThreadsGivesTheSameBits) {
-  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
-    std::vector<Tensor> expected;
-    testing::for_each_pool_size([&](int threads) {
-      const std::vector<Tensor> actual = run(dtype);
-      if (expected.empty()) expected = actual;
-      for (size_t i = 0; i < expected.size(); ++i) {
-        EXPECT_TRUE(same_bits(actual[i], expected[i])) << "result " << i << ", " << threads;
-      }
-    });
+  // Groups of channels that are wide or narrow, as there are few threads or many; long rows; more
+  // rows than are done side by side.
+  for (const Shape& shape :
+       {Shape{3, 150, 300}, Shape{1, 300, 700}, Shape{2, 1300, 40}, Shape{60, 30, 20}}) {
+    for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+      std::vector<Tensor> expected;
+      testing::for_each_pool_size([&](int threads) {
+        const std::vector<Tensor> actual = run(shape, dtype);
+        if (expected.empty()) expected = actual;
+        for (size_t i = 0; i < expected.size(); ++i) {
+          EXPECT_TRUE(same_bits(actual[i], expected[i]))
+              << "result " << i << " of " << shape.rows << " rows, " << threads << " threads";
+        }
+      });
+    }
   }
 }
 

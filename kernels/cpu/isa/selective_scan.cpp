@@ -25,13 +25,16 @@ struct ForwardTile {
   F32* input;   // [kScanTile]  δ·u
   F32* y;       // [kScanTile]  D·u + Σ c·h
   F32* rates;   // [strips][padded]  a·log2 e
-  F32* states;  // [strips][padded]
+  F32* states;  // [strips][padded], of the item
 };
 
 int64_t forward_scratch(int channels, int states) {
   const int64_t padded = padded_states(states);
-  return 2 * kScanTile * padded + 3 * kScanTile * kLanes +
-         2 * strips_of(channels) * padded * kLanes;
+  return 2 * kScanTile * padded + 3 * kScanTile * kLanes + strips_of(channels) * padded * kLanes;
+}
+
+int64_t forward_states(int channels, int states) {
+  return int64_t{strips_of(channels)} * padded_states(states) * kLanes;
 }
 
 ForwardTile forward_tile(const ScanForwardItem& item) {
@@ -43,9 +46,8 @@ ForwardTile forward_tile(const ScanForwardItem& item) {
     next += floats;
     return result;
   };
-  const int64_t strip_floats = int64_t{strips_of(item.in.channels)} * tile.padded * kLanes;
-  tile.rates = reinterpret_cast<F32*>(take(strip_floats));
-  tile.states = reinterpret_cast<F32*>(take(strip_floats));
+  tile.rates = reinterpret_cast<F32*>(take(forward_states(item.in.channels, item.in.states)));
+  tile.states = reinterpret_cast<F32*>(item.states);
   tile.delta = reinterpret_cast<F32*>(take(kScanTile * kLanes));
   tile.input = reinterpret_cast<F32*>(take(kScanTile * kLanes));
   tile.y = reinterpret_cast<F32*>(take(kScanTile * kLanes));
@@ -159,13 +161,21 @@ void finish(const ScanForwardItem& item, const Strip<T>& strip, const ForwardTil
   });
 }
 
+// Of the chunk after this one.
 template <typename T>
-RowPrefetch next_tile(const ScanForwardItem& item, int64_t origin) {
+RowPrefetch next_tile(const ScanForwardItem& item, int64_t chunk) {
   constexpr int64_t kSize = sizeof(T);
   RowPrefetch prefetch(item.scratch, item.in.channels * kSize, kLanes * kSize);
-  if (origin + kScanTile > item.in.row_length) return prefetch;
+  int64_t token = (chunk + 1) * kScanTile;
+  int64_t channel = 0;
+  if (chunk + 1 == item.chunk_end) {
+    token = item.in.next_token;
+    channel = item.in.next_channel;
+    if (token < 0) return prefetch;
+  }
   const auto add = [&](const void* p, int64_t stride) {
-    if (p != nullptr) prefetch.add(static_cast<const T*>(p) + origin * stride, stride * kSize);
+    if (p == nullptr) return;
+    prefetch.add(static_cast<const T*>(p) + token * stride + channel, stride * kSize);
   };
   add(item.in.u, item.in.u_stride);
   add(item.in.delta, item.in.delta_stride);
@@ -183,6 +193,7 @@ void forward_of(const ScanForwardItem& item) {
     F32* states = tile.states + s * tile.padded;
     load_states(in.a + s * kLanes * in.a_stride, in.a_stride, strip_count(in.channels, s),
                 in.states, kLog2E, tile.rates + s * tile.padded);
+    if (item.chunk_begin > 0) continue;
     if (item.initial != nullptr) {
       load_states(item.initial + s * kLanes * in.states, in.states, strip_count(in.channels, s),
                   in.states, 1.0F, states);
@@ -191,7 +202,8 @@ void forward_of(const ScanForwardItem& item) {
     }
   }
 
-  for (int64_t origin = 0; origin < in.row_length; origin += kScanTile) {
+  for (int64_t chunk = item.chunk_begin; chunk < item.chunk_end; ++chunk) {
+    const int64_t origin = chunk * kScanTile;
     const int64_t left = in.row_length - origin;
     const int tokens = left < kScanTile ? static_cast<int>(left) : kScanTile;
     const int64_t first_reset = first_reset_from(in.resets, in.num_resets, origin);
@@ -199,12 +211,12 @@ void forward_of(const ScanForwardItem& item) {
                     in.states, tile.b);
     load_projection(static_cast<const T*>(in.c) + origin * in.c_stride, in.c_stride, tokens,
                     in.states, tile.c);
-    RowPrefetch prefetch = next_tile<T>(item, origin + kScanTile);
+    RowPrefetch prefetch = next_tile<T>(item, chunk);
     for (int s = 0; s < strips; ++s) {
       if (item.chunk_states != nullptr) {
-        store_states(
-            item.chunk_states + origin / kScanTile * item.chunk_stride + s * kLanes * in.states,
-            in.states, strip_count(in.channels, s), in.states, tile.states + s * tile.padded);
+        store_states(item.chunk_states + chunk * item.chunk_stride + s * kLanes * in.states,
+                     in.states, strip_count(in.channels, s), in.states,
+                     tile.states + s * tile.padded);
       }
 
       const Strip<T> strip(item, origin, tokens, s);
@@ -226,7 +238,8 @@ void forward_of(const ScanForwardItem& item) {
     }
   }
 
-  for (int s = 0; s < strips && item.final_state != nullptr; ++s) {
+  const bool wanted = item.final_state != nullptr && item.chunk_end * kScanTile >= in.row_length;
+  for (int s = 0; s < strips && wanted; ++s) {
     store_states(item.final_state + s * kLanes * in.states, in.states, strip_count(in.channels, s),
                  in.states, tile.states + s * tile.padded);
   }
@@ -244,11 +257,12 @@ void forward(const ScanForwardItem& item) {
 }  // namespace
 
 extern const ScanLoops selective_scan_loops = {kLanes,
-                                               kLanes / 2,
                                                forward_scratch,
+                                               forward_states,
                                                selective_scan_backward_scratch,
                                                selective_scan_sums,
                                                forward,
-                                               selective_scan_backward};
+                                               selective_scan_backward,
+                                               selective_scan_add_groups};
 
 }  // namespace sidewinder::SIDEWINDER_ISA

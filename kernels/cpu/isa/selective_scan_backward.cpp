@@ -40,6 +40,7 @@ struct BackwardTile {
   Decayed* tape;  // [kScanTile][kBlock]
   F32* states;    // [padded]
   F32* rates;     // [strips][padded]
+  float* block;   // [kScanTile][2·padded]  sums of dc and db over strips of a block
 };
 
 constexpr int kTokenBuffers = 9;
@@ -83,6 +84,7 @@ BackwardTile backward_tile(const ScanBackwardItem& item, int together) {
   next += (kStripsTogether - 1 - together) * kTokenBuffers * kScanTile;
   tile.b = reinterpret_cast<float*>(next);
   tile.c = tile.b + int64_t{kScanTile} * tile.padded;
+  tile.block = tile.c + int64_t{kScanTile} * tile.padded;
   return tile;
 }
 
@@ -143,11 +145,27 @@ template <int kCount, typename TermsOf>
   }
 }
 
-// The reverse sweep over the same states and tokens. `partials`: the sums of dc and db of the
-// tile's tokens and these states over the strips so far; the first strip begins them.
-template <bool kFirst>
+// Where the terms of dc and db of a strip are added up, for the tokens of the tile: `target` is the
+// sum of `block` (the strips of the same block before), of `group` (the blocks before) and of the
+// strip. Null: there are none.
+struct TermSums {
+  const float* block;
+  const float* group;
+  float* target;
+};
+
+TermSums term_sums(const ScanBackwardItem& item, int s, float* block, float* group) {
+  const int strips_of_block = item.block_channels / kLanes;
+  const bool first = s % strips_of_block == 0;
+  if (s < strips_of_block) return {first ? nullptr : group, nullptr, group};
+  const bool last = (s + 1) % strips_of_block == 0 || s + 1 == strips_of(item.in.channels);
+  return {first ? nullptr : block, last ? group : nullptr, last ? group : block};
+}
+
+// The reverse sweep over the same states and tokens.
+template <bool kBlockBefore, bool kGroupBefore>
 void sweep_piece(const BackwardTile& tile, const Piece& piece, const StripSums& sums,
-                 float* partials, RowPrefetch& prefetch) {
+                 const TermSums& terms_of_tile, RowPrefetch& prefetch) {
   const F32* rates = piece.rates;
   F32* gradients = sums.gradient + piece.n;
   F32* da_sums = sums.da + piece.n;
@@ -155,7 +173,7 @@ void sweep_piece(const BackwardTile& tile, const Piece& piece, const StripSums& 
   const float* b = tile.b + piece.end * padded + piece.n;
   const float* c = tile.c + piece.end * padded + piece.n;
   const Decayed* tape = tile.tape + piece.end * kBlock;
-  float* partial = partials + piece.end * 2 * padded + 2 * piece.n;
+  int64_t at = piece.end * 2 * padded + 2 * piece.n;
   F32 g[kBlock];
   F32 da[kBlock];
 #pragma GCC unroll 8
@@ -168,7 +186,7 @@ void sweep_piece(const BackwardTile& tile, const Piece& piece, const StripSums& 
     b -= padded;
     c -= padded;
     tape -= kBlock;
-    partial -= 2 * padded;
+    at -= 2 * padded;
     const F32 delta = tile.delta[t];
     const F32 input = tile.input[t];
     const F32 dy = tile.dy[t];
@@ -187,8 +205,10 @@ void sweep_piece(const BackwardTile& tile, const Piece& piece, const StripSums& 
       return terms;
     };
     const Terms terms = sum_terms<kBlock>(terms_of, 0);
-    const F32 sum = fold<kBlock>(terms.dc, terms.db);
-    store(partial, kFirst ? sum : load(partial) + sum);
+    F32 sum = fold<kBlock>(terms.dc, terms.db);
+    if constexpr (kBlockBefore) sum = load(terms_of_tile.block + at) + sum;
+    if constexpr (kGroupBefore) sum = load(terms_of_tile.group + at) + sum;
+    store(terms_of_tile.target + at, sum);
     tile.q[t] = q;
     tile.exponent[t] = exponent;
   }
@@ -389,22 +409,31 @@ void finish(const ScanBackwardItem& item, const Strip<T>* strips, int num_strips
 template <typename T>
 constexpr int kAhead = 256 / (kLanes * static_cast<int>(sizeof(T)));
 
-// The kAhead strips from `s` on; past the last strip, the first ones of the chunk before.
+// Where strip `s` of a chunk begins, in the row and the group; past the chunk's last strip, the
+// first one of the chunk before, or of what this thread does next. token < 0: nowhere.
+struct Place {
+  int64_t token, channel;
+};
+
+Place place_of(const ScanBackwardItem& item, int64_t chunk, int s) {
+  if (s < strips_of(item.in.channels)) return {chunk * kScanTile, int64_t{s} * kLanes};
+  if (chunk > item.chunk_begin) return {(chunk - 1) * kScanTile, 0};
+  return {item.in.next_token, item.in.next_channel};
+}
+
+// The kAhead strips from `s` on.
 template <typename T>
 RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, int s, bool late) {
   constexpr int64_t kSize = sizeof(T);
-  if (s >= strips_of(item.in.channels)) {
-    s = 0;
-    --chunk;
-  }
-  const int channels = item.in.channels - s * kLanes;
+  const int first = s < strips_of(item.in.channels) ? s : 0;
+  const int channels = item.in.channels - first * kLanes;
   const int ahead = kAhead<T> * kLanes;
   RowPrefetch prefetch(item.scratch, (channels < ahead ? channels : ahead) * kSize, kLanes * kSize);
-  if (chunk < item.chunk_begin) return prefetch;
+  const Place place = place_of(item, chunk, s);
+  if (place.token < 0) return prefetch;
   const auto add = [&](const void* p, int64_t stride) {
     if (p == nullptr) return;
-    prefetch.add(static_cast<const T*>(p) + chunk * kScanTile * stride + s * kLanes,
-                 stride * kSize);
+    prefetch.add(static_cast<const T*>(p) + place.token * stride + place.channel, stride * kSize);
   };
   if (!late) {
     add(item.in.u, item.in.u_stride);
@@ -422,17 +451,14 @@ RowPrefetch next_rows(const ScanBackwardItem& item, int64_t chunk, int s, bool l
   return prefetch;
 }
 
-// Asks for the saved states of strip `s` of a chunk; past its last strip, for those of the chunk
-// before.
-void prefetch_states(const ScanBackwardItem& item, int64_t chunk, int s, int strips) {
-  if (s == strips) {
-    s = 0;
-    --chunk;
-  }
-  if (chunk < item.chunk_begin) return;
+// Asks for the saved states of strip `s` of a chunk.
+void prefetch_states(const ScanBackwardItem& item, int64_t chunk, int s) {
+  const Place place = place_of(item, chunk, s);
+  if (place.token < 0) return;
   constexpr int64_t kLine = 64 / sizeof(float);
-  const float* states = item.chunk_states + chunk * item.chunk_stride + s * kLanes * item.in.states;
-  const int64_t floats = strip_count(item.in.channels, s) * item.in.states;
+  const float* states = item.chunk_states + place.token / kScanTile * item.chunk_stride +
+                        place.channel * item.in.states;
+  const int64_t floats = kLanes * item.in.states;
   for (int64_t i = 0; i < floats; i += kLine) __builtin_prefetch(states + i);
 }
 
@@ -449,6 +475,11 @@ void rebuild_and_sweep(const ScanBackwardItem& item, const Strip<T>& strip, int 
   load_states(item.chunk_states + chunk * item.chunk_stride + s * kLanes * in.states, in.states,
               strip.count, in.states, 1.0F, tile.states);
   const bool near = all_near(strip.largest_delta, largest_rate(rates, padded));
+  const TermSums terms = term_sums(item, s, tile.block, partials);
+  auto* const sweep =
+      terms.block == nullptr
+          ? (terms.group == nullptr ? sweep_piece<false, false> : sweep_piece<false, true>)
+          : (terms.group == nullptr ? sweep_piece<true, false> : sweep_piece<true, true>);
   for (int n = 0; n < padded; n += kBlock) {
     for_each_piece(in, first_reset, origin, strip.tokens, [&](int begin, int end, bool fresh) {
       const Piece piece = {begin, end, fresh, n, rates + n};
@@ -463,11 +494,7 @@ void rebuild_and_sweep(const ScanBackwardItem& item, const Strip<T>& strip, int 
     for_each_piece_backward(in, first_reset, origin, strip.tokens,
                             [&](int begin, int end, bool fresh) {
                               const Piece piece = {begin, end, fresh, n, rates + n};
-                              if (s == 0) {
-                                sweep_piece<true>(tile, piece, strip.sums, partials, late);
-                              } else {
-                                sweep_piece<false>(tile, piece, strip.sums, partials, late);
-                              }
+                              sweep(tile, piece, strip.sums, terms, late);
                             });
   }
 }
@@ -482,9 +509,13 @@ void backward_of(const ScanBackwardItem& item) {
     const int count = strip_count(in.channels, s);
     load_states(in.a + s * kLanes * in.a_stride, in.a_stride, count, in.states, kLog2E,
                 tile.rates + s * padded);
-    if (item.dfinal != nullptr && item.chunk_end * kScanTile >= in.row_length) {
+    if (item.chunk_end * kScanTile < in.row_length) continue;
+    F32* gradient = strip_sums(item.sums, s, padded).gradient;
+    if (item.dfinal != nullptr) {
       load_states(item.dfinal + s * kLanes * in.states, in.states, count, in.states, 1.0F,
-                  strip_sums(item.sums, s, padded).gradient);
+                  gradient);
+    } else {
+      for (int n = 0; n < padded; ++n) gradient[n] = F32{};
     }
   }
 
@@ -514,7 +545,7 @@ void backward_of(const ScanBackwardItem& item) {
       for (int s = begin_strip; s < begin_strip + num_strips; ++s) {
         rebuild_and_sweep(item, together[s - begin_strip], s, chunk, first_reset, partials, early,
                           late);
-        prefetch_states(item, chunk, s + 1, strips);
+        prefetch_states(item, chunk, s + 1);
       }
       finish(item, together, num_strips);
     }
@@ -530,13 +561,55 @@ void backward_of(const ScanBackwardItem& item) {
   stream_fence();
 }
 
+// Rows of db or dc from the sums of a chunk, in which blocks of states of dc and of db take turns.
+template <typename T>
+void store_projection(const float* sums, T* p, int64_t stride, int tokens, int states) {
+  const int padded = padded_states(states);
+  for (int t = 0; t < tokens; ++t, sums += 2 * padded, p += stride) {
+    for (int n = 0; n < states; n += kLanes) {
+      float lanes[kLanes] = {};
+      for (int i = 0; i < kLanes && n + i < padded; i += kBlock) {
+        for (int j = 0; j < kBlock; ++j) lanes[i + j] = sums[2 * (n + i) + j];
+      }
+      store_strip(p + n, load(lanes), states - n < kLanes ? states - n : kLanes);
+    }
+  }
+}
+
+template <typename T>
+void add_groups_of(const ScanGroupSums& in) {
+  const int64_t vectors = int64_t{in.tokens} * 2 * padded_states(in.states) / kLanes;
+  F32* sums = reinterpret_cast<F32*>(in.scratch);
+  for (int64_t first = 0; first < in.groups; first += in.run) {
+    const int64_t run = in.groups - first < in.run ? in.groups - first : in.run;
+    const float* partials = in.partials + first * in.group_stride;
+    for (int64_t i = 0; i < vectors; ++i, partials += kLanes) {
+      F32 sum = load(partials);
+      for (int64_t group = 1; group < run; ++group) {
+        sum += load(partials + group * in.group_stride);
+      }
+      sums[i] = first == 0 ? sum : sums[i] + sum;
+    }
+  }
+  store_projection(in.scratch, static_cast<T*>(in.dc), in.dc_stride, in.tokens, in.states);
+  store_projection(in.scratch + kBlock, static_cast<T*>(in.db), in.db_stride, in.tokens, in.states);
+}
+
 }  // namespace
+
+void selective_scan_add_groups(const ScanGroupSums& sums) {
+  if (sums.bf16) {
+    add_groups_of<uint16_t>(sums);
+  } else {
+    add_groups_of<float>(sums);
+  }
+}
 
 int64_t selective_scan_backward_scratch(int channels, int states) {
   const int64_t padded = padded_states(states);
   const int64_t vectors = kStripsTogether * kTokenBuffers * kScanTile + 2 * kScanTile * kBlock +
                           padded + strips_of(channels) * padded;
-  return vectors * kLanes + 2 * kScanTile * padded;
+  return vectors * kLanes + 4 * kScanTile * padded;
 }
 
 int64_t selective_scan_sums(int channels, int states) {

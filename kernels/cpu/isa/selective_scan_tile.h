@@ -11,6 +11,7 @@
 namespace sidewinder::SIDEWINDER_ISA {
 
 void selective_scan_backward(const ScanBackwardItem& item);
+void selective_scan_add_groups(const ScanGroupSums& sums);
 int64_t selective_scan_backward_scratch(int channels, int states);
 int64_t selective_scan_sums(int channels, int states);
 
