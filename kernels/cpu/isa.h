@@ -10,9 +10,9 @@
 namespace sidewinder {
 
 // From avx512_amx on, bf16 products of matrices run on tile registers, attention runs as at avx512,
-// in f32, and everything else as at avx512_bf16. avx512_amx has not been measured on hardware.
-// amx_model computes by the instructions' documentation what they would: for tests, slow, wherever
-// avx512_bf16 runs, and never chosen by itself.
+// in f32, and everything else as at avx512_bf16. amx_model computes by the instructions'
+// documentation what they would: for tests, slow, wherever avx512_bf16 runs, and never chosen by
+// itself.
 enum class Isa { generic, avx2, avx512, avx512_bf16, avx512_amx, amx_model };
 
 std::string_view name_of(Isa isa);
