@@ -763,11 +763,13 @@ class Turns {
 // over the arena they cost up to 5 % of the time.
 class Pieces {
  public:
-  explicit Pieces(int64_t floats) : floats_(round_up(floats, 1024)) {}
+  // `most`: that are in use at a time.
+  Pieces(int64_t floats, int64_t most)
+      : floats_(round_up(floats, 1024)), at_once_(std::min(kAtOnce, most)) {}
   Tensor take() {
     if (free_.empty()) {
-      const Tensor slab = Tensor::empty({kAtOnce, floats_}, Dtype::f32);
-      for (int64_t i = kAtOnce - 1; i >= 0; --i) free_.push_back(slab.slice_rows(i, i + 1));
+      const Tensor slab = Tensor::empty({at_once_, floats_}, Dtype::f32);
+      for (int64_t i = at_once_ - 1; i >= 0; --i) free_.push_back(slab.slice_rows(i, i + 1));
     }
     Tensor piece = std::move(free_.back());
     free_.pop_back();
@@ -777,7 +779,7 @@ class Pieces {
 
  private:
   static constexpr int64_t kAtOnce = 16;
-  int64_t floats_;
+  int64_t floats_, at_once_;
   std::vector<Tensor> free_;
 };
 
@@ -1108,8 +1110,10 @@ void attention_backward_part(const AttentionBackwardArgs& args, const AttentionP
   // Far gradients of all documents and key/value heads lie in one tensor.
   const int64_t far_width = sizes.width_stride + sizes.value_stride;
   int64_t far_floats = 0;
+  int64_t most_tiles = 1;
   for (const Document& document : documents) {
     const QueryTiles tiles = sizes.backward_tiles(document, group);
+    most_tiles = std::max(most_tiles, tiles.count());
     KeyBlocks blocks(document, sizes, tiles, kv_heads);
     const int64_t work = blocks.work();
     FarRows far = part.sees_only_near() ? FarRows{} : far_rows(document, tiles);
@@ -1142,12 +1146,12 @@ void attention_backward_part(const AttentionBackwardArgs& args, const AttentionP
   }
   const int64_t piece = (sizes.width_stride + 1) * sizes.isa.backward_lanes;
   parallel_for(static_cast<int64_t>(far_heads.size()), [&](int64_t i) {
-    Pieces pieces(piece);
+    Pieces pieces(piece, most_tiles);
     Backward(args, results, sizes, *far_heads[static_cast<size_t>(i)], pieces).run_far();
   });
   BlocksToDo to_do(heads);
   parallel_for(ThreadPool::global().num_threads(), [&](int64_t) {
-    Pieces pieces(piece);
+    Pieces pieces(piece, most_tiles);
     BackwardHead* head = nullptr;
     for (int32_t block = to_do.take(head); head != nullptr; block = to_do.take(head)) {
       Turns turns(*head, block, head->blocks->tiles(block));
