@@ -405,8 +405,6 @@ struct Hdf5Reader::State {
   }
 };
 
-namespace {}  // namespace
-
 Hdf5Reader::Hdf5Reader(const std::string& path) : state_(std::make_unique<State>()) {
   const Session session;
   state_->path = path;

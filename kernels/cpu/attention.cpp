@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/base/count.h"
 #include "kernels/base/rounding.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/attention_tiles.h"
@@ -708,7 +709,7 @@ class KeyBlocks {
 struct QuerySums {
   // [width_stride + 1][lanes], the last row Σ dout·out. Empty before the first block.
   Tensor floats;
-  std::atomic<int32_t> turn{0};  // the block that may add
+  Count turn;  // the block that may add
 };
 
 // One document and key/value head, whose blocks threads take in their order.
@@ -740,18 +741,8 @@ class Turns {
   Turns(const Turns&) = delete;
   Turns& operator=(const Turns&) = delete;
 
-  void wait() const {
-    const std::atomic<int32_t>& turn = head_.sums[tiles_.end - 1].turn;
-    for (int32_t now = turn.load(std::memory_order_acquire); now != block_;
-         now = turn.load(std::memory_order_acquire)) {
-      turn.wait(now, std::memory_order_acquire);
-    }
-  }
-  void pass_on() {
-    std::atomic<int32_t>& turn = head_.sums[--tiles_.end].turn;
-    turn.store(block_ + 1, std::memory_order_release);
-    turn.notify_all();
-  }
+  void wait() const { head_.sums[tiles_.end - 1].turn.wait_for(block_); }
+  void pass_on() { head_.sums[--tiles_.end].turn.add(); }
 
  private:
   const BackwardHead& head_;
@@ -1134,7 +1125,7 @@ void attention_backward_part(const AttentionBackwardArgs& args, const AttentionP
       head.blocks = &document.blocks;
       head.sums = std::make_unique<QuerySums[]>(static_cast<size_t>(document.blocks.tiles()));
       for (int64_t tile = 0; tile < document.blocks.tiles(); ++tile) {
-        head.sums[tile].turn = document.blocks.first_of(tile);
+        head.sums[tile].turn.begin_at(document.blocks.first_of(tile));
       }
       if (document.far.count == 0) continue;
       head.far = &document.far;

@@ -385,10 +385,10 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
   // bits of an element do not depend on the item it falls in.
   const int num_threads = ThreadPool::global().num_threads();
   const int64_t blocks = divide_up(cut.panels(), panels_per_item);
-  const int64_t parts =
-      std::clamp<int64_t>(divide_up(kItemsPerThread * num_threads, blocks), 1,
-                          std::max<int64_t>(1, shared.panels() / kFewestSharedPanels));
-  const int64_t panels_per_part = divide_up(shared.panels(), parts);
+  const int64_t panels_per_part =
+      std::max(divide_up(shared.panels(), divide_up(kItemsPerThread * num_threads, blocks)),
+               std::min(kFewestSharedPanels, shared.panels()));
+  const int64_t parts = divide_up(shared.panels(), panels_per_part);
   const Tensor shared_panels = Tensor::empty({shared.panels(), shared.panel_stride()}, Dtype::f32);
   auto* const shared_words = static_cast<uint32_t*>(shared_panels.raw());
 
@@ -405,7 +405,6 @@ void multiply_transposed(const Matrix& dweight, const Matrix& dy, const Matrix& 
       const int64_t end = std::min(begin + panels_per_item, cut.panels());
       const int64_t part = item / blocks * panels_per_part;
       const int64_t part_end = std::min(part + panels_per_part, shared.panels());
-      if (part >= part_end) return;
       const int64_t words = panels_per_item * cut.panel_stride();
       auto* const cut_words =
           static_cast<uint32_t*>(thread_scratch(static_cast<size_t>(4 * words)));

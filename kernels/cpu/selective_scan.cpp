@@ -1,10 +1,9 @@
 #include "kernels/ops/selective_scan.h"
 
 #include <algorithm>
-#include <atomic>
 #include <vector>
 
-#include "kernels/base/relax.h"
+#include "kernels/base/count.h"
 #include "kernels/base/rounding.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa/selective_scan.h"
@@ -25,32 +24,6 @@ constexpr int64_t kNarrowest = 32, kWidest = 128;
 constexpr int64_t kRing = 3;
 // Below this many state steps, waking other threads takes longer than the work.
 constexpr int64_t kSmall = 100'000;
-
-// A count of items done, for items that need them. Items are handed out in order: what stands
-// before a waiting item is done or at work, so that waiting ends.
-class Count {
- public:
-  void add() {
-    value_.fetch_add(1, std::memory_order_acq_rel);
-    value_.notify_all();
-  }
-  void wait_for(int64_t least) const {
-    constexpr int kSpins = 2000;
-    for (int spin = 0;; ++spin) {
-      const int value = value_.load(std::memory_order_acquire);
-      if (value >= least) return;
-      if (spin < kSpins) {
-        relax();
-      } else {
-        value_.wait(value, std::memory_order_acquire);
-      }
-    }
-  }
-
- private:
-  static constexpr size_t kLine = 64;
-  alignas(kLine) std::atomic<int> value_{0};
-};
 
 // Counts an item when it ends, even if it fails.
 class Done {

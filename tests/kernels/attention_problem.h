@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/ops/attention.h"
+#include "tests/support/patterns.h"
 #include "tests/support/random.h"
 #include "tests/support/variants.h"
 
@@ -162,6 +163,14 @@ inline void expect_matches_reference(const Problem& p, Dtype dtype, const Inputs
 }
 inline void expect_matches_reference(const Problem& p, Dtype dtype) {
   expect_matches_reference(p, dtype, random_inputs(p, dtype));
+}
+inline void expect_matches_reference(Problem p, const std::vector<AttentionPattern>& patterns,
+                                     Dtype dtype) {
+  for (const AttentionPattern& pattern : patterns) {
+    SCOPED_TRACE(text_of(pattern));
+    p.pattern = pattern;
+    expect_matches_reference(p, dtype);
+  }
 }
 
 // Every level that this CPU can run, with both storage types.

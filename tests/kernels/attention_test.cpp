@@ -114,33 +114,20 @@ TEST_P(AttentionPath, MatchesReferenceAtDocumentBoundaries) {
 TEST_P(AttentionPath, MatchesReferenceOverTwoBlocks) {
   // At this width 96 keys, the fewest, are packed at once; attention_slow_test.cpp has more of
   // them.
-  for (const AttentionPattern& pattern :
-       {AttentionPattern{}, AttentionPattern{.window = 16, .global = 4}}) {
-    SCOPED_TRACE(testing::text_of(pattern));
-    Problem p{.layout = packed(1, 125, {0, 5}),
-              .pattern = pattern,
-              .heads = 2,
-              .kv_heads = 1,
-              .width = 700,
-              .value_width = 700,
-              .scale = 0.04F};
-    expect_matches_reference(p, GetParam().dtype);
-  }
+  const Problem p{.layout = packed(1, 125, {0, 5}),
+                  .heads = 2,
+                  .kv_heads = 1,
+                  .width = 700,
+                  .value_width = 700,
+                  .scale = 0.04F};
+  expect_matches_reference(p, {{}, {.window = 16, .global = 4}}, GetParam().dtype);
 }
 
 TEST_P(AttentionPath, MatchesReferenceOverManyBlocks) {
   // Blocks of long documents are short where there are few key/value heads.
-  for (const AttentionPattern& pattern :
-       {AttentionPattern{.window = 60}, AttentionPattern{.window = 30, .global = 2}}) {
-    SCOPED_TRACE(testing::text_of(pattern));
-    Problem p{.layout = packed(1, 2120, {0, 11}),
-              .pattern = pattern,
-              .heads = 2,
-              .kv_heads = 1,
-              .width = 8,
-              .value_width = 8};
-    expect_matches_reference(p, GetParam().dtype);
-  }
+  const Problem p{
+      .layout = packed(1, 2120, {0, 11}), .heads = 2, .kv_heads = 1, .width = 8, .value_width = 8};
+  expect_matches_reference(p, {{.window = 60}, {.window = 30, .global = 2}}, GetParam().dtype);
 }
 
 TEST_P(AttentionPath, MatchesReferenceWithCachedKeys) {

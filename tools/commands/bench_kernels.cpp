@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <limits>
 #include <string_view>
 
@@ -14,6 +13,7 @@
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/peak.h"
+#include "tools/assemble.h"
 #include "tools/commands/kernel_benchmark.h"
 
 namespace sidewinder {
@@ -297,10 +297,6 @@ std::string_view name_of(WorkUnit unit) {
   return "state-step/s";
 }
 
-[[noreturn]] void fail_to_write(const std::string& path) {
-  fail_environment("bench: cannot write {}; check that its folder exists and has space", path);
-}
-
 void write_json(const std::string& path, const MachinePeak& peak,
                 const std::vector<Result>& results, const std::vector<Mean>& all_means) {
   nlohmann::json kernels = nlohmann::json::array();
@@ -341,20 +337,13 @@ void write_json(const std::string& path, const MachinePeak& peak,
                                    {"copy_bandwidth", peak.copy_bandwidth}}},
                                  {"kernels", kernels},
                                  {"means", means}};
-  std::ofstream file(path);
-  file << report.dump(2) << "\n";
-  file.close();
-  if (!file) fail_to_write(path);
+  write_text_file(path, report.dump(2));
 }
 
 }  // namespace
 
 ExitCode bench_kernels(const BenchKernelsOptions& options) {
   const std::vector<KernelBenchmark> benchmarks = chosen(options.only);
-  // Minutes of measuring should not end in a path that cannot be written.
-  if (!options.json_path.empty() && !std::ofstream(options.json_path, std::ios::app)) {
-    fail_to_write(options.json_path);
-  }
   // Clocks and bars: without AVX-512 the kernels run, but what they should reach was not studied.
   const bool has_bars = active_isa() >= Isa::avx512;
   Machine machine(ThreadPool::global().num_threads());
