@@ -3,6 +3,7 @@
 // step) and f32 (the plainest computation in that type).
 
 #include <cmath>
+#include <complex>
 #include <cstdint>
 
 #include "kernels/ops/rms_norm.h"

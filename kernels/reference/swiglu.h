@@ -2,6 +2,7 @@
 // Gated activation by plain loops, for any scalar: f64, complex (gradients by complex step), f32.
 
 #include <cmath>
+#include <complex>
 
 #include "kernels/ops/swiglu.h"
 

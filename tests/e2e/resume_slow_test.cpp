@@ -89,6 +89,17 @@ std::map<std::string, Tensor> final_tensors(const TemporaryFolder& folder, const
   return tensors;
 }
 
+void expect_same_final_tensors(const TemporaryFolder& folder, const std::string& run,
+                               const std::string& other) {
+  const auto expected = final_tensors(folder, other);
+  const auto actual = final_tensors(folder, run);
+  EXPECT_GT(expected.size(), 30U);
+  ASSERT_EQ(actual.size(), expected.size());
+  for (const auto& [name, tensor] : expected) {
+    EXPECT_TRUE(testing::same_bits(tensor, actual.at(name))) << name;
+  }
+}
+
 // The records without what depends on the clock or on how often the run was started.
 std::vector<std::string> timeless_metrics(const TemporaryFolder& folder, const std::string& run) {
   std::istringstream lines(testing::read_file(folder / (run + "/metrics.jsonl")));
@@ -111,8 +122,6 @@ void expect_same_bits_when_killed(const TemporaryFolder& folder, const std::stri
   const ProgramResult whole =
       run_program({"train", recipe, "--set", "run.folder=whole"}, folder.path());
   ASSERT_EQ(whole.exit_code, 0) << whole.errors;
-  const auto expected = final_tensors(folder, "whole");
-  ASSERT_GT(expected.size(), 30U);
 
   // One run that is killed again and again, after each of its steps.
   int kills = 0;
@@ -123,11 +132,7 @@ void expect_same_bits_when_killed(const TemporaryFolder& folder, const std::stri
       run_program({"train", recipe, "--set", "run.folder=killed"}, folder.path());
   ASSERT_EQ(last.exit_code, 0) << last.errors;
   EXPECT_GE(kills, testing::kTinySteps / 2);
-  const auto actual = final_tensors(folder, "killed");
-  ASSERT_EQ(actual.size(), expected.size());
-  for (const auto& [name, tensor] : expected) {
-    EXPECT_TRUE(testing::same_bits(tensor, actual.at(name))) << name;
-  }
+  expect_same_final_tensors(folder, "killed", "whole");
   EXPECT_EQ(timeless_metrics(folder, "killed"), timeless_metrics(folder, "whole"));
 }
 
@@ -160,12 +165,7 @@ TEST(Resume, KilledWhileACheckpointIsBeingWrittenEndsInTheSameBits) {
       run_program({"train", "tiny.toml", "--set", "run.folder=killed"}, folder.path());
   ASSERT_EQ(last.exit_code, 0) << last.errors;
   EXPECT_FALSE(has_unfinished_save(folder / "killed"));
-  const auto expected = final_tensors(folder, "whole");
-  const auto actual = final_tensors(folder, "killed");
-  ASSERT_EQ(actual.size(), expected.size());
-  for (const auto& [name, tensor] : expected) {
-    EXPECT_TRUE(testing::same_bits(tensor, actual.at(name))) << name;
-  }
+  expect_same_final_tensors(folder, "killed", "whole");
 }
 
 // Training waits for every checkpoint, or for none but the last: the same bits.
@@ -229,11 +229,7 @@ TEST(Resume, AFailureToWriteEndsTheRunAtTheNextStepAndLosesNoCheckpoint) {
             0);
   ASSERT_EQ(
       run_program({"train", "tiny.toml", "--set", "run.folder=whole"}, folder.path()).exit_code, 0);
-  const auto expected = final_tensors(folder, "whole");
-  const auto actual = final_tensors(folder, "run");
-  for (const auto& [name, tensor] : expected) {
-    EXPECT_TRUE(testing::same_bits(tensor, actual.at(name))) << name;
-  }
+  expect_same_final_tensors(folder, "run", "whole");
 }
 
 // The stages begin with steps 5 and 10: runs are killed before, at and after these edges.

@@ -4,13 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <complex>
 #include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "kernels/reference/causal_conv.h"
+#include "tests/support/complex_step.h"
 #include "tests/support/golden.h"
 #include "tests/support/message_of.h"
 #include "tests/support/random.h"
@@ -19,6 +19,10 @@
 namespace sidewinder {
 namespace {
 
+using testing::Complex;
+using testing::complex_of;
+using testing::dot;
+using testing::expect_complex_step;
 using testing::for_each_isa;
 using testing::message_of;
 using testing::random_normal;
@@ -169,9 +173,7 @@ TEST(CausalConv, DocumentsDoNotMixInTheCaseWorkedByHand) {
   }
 }
 
-// ∂(Σ y·dy + Σ final·dfinal)/∂v = Im f(v + i·h)/h, exact to rounding for tiny h.
 TEST(CausalConv, BackwardMatchesTheComplexStep) {
-  using Complex = std::complex<double>;
   const std::vector<Options> shapes = {
       {.dtype = Dtype::f64,
        .rows = 2,
@@ -184,15 +186,11 @@ TEST(CausalConv, BackwardMatchesTheComplexStep) {
   for (const Options& shape : shapes) {
     const Case c = make_case(shape);
     const Results results = run(c);
-    const auto complex = [](const Tensor& tensor) {
-      const std::vector<double> values = tensor.values();
-      return std::vector<Complex>(values.begin(), values.end());
-    };
     std::vector<std::pair<std::string, std::vector<Complex>>> inputs = {
-        {"dx", complex(c.x)},
-        {"dweight", complex(c.weight)},
-        {"dbias", complex(c.bias)},
-        {"dinitial", complex(c.initial)}};
+        {"dx", complex_of(c.x)},
+        {"dweight", complex_of(c.weight)},
+        {"dbias", complex_of(c.bias)},
+        {"dinitial", complex_of(c.initial)}};
     std::vector<Complex> y(static_cast<size_t>(c.x.count()));
     std::vector<Complex> final_state(static_cast<size_t>(c.dfinal.count()));
     const auto loss = [&] {
@@ -209,20 +207,10 @@ TEST(CausalConv, BackwardMatchesTheComplexStep) {
                                        .y = {y.data(), shape.channels},
                                        .final_state = {final_state.data(), state}},
                                       c.layout);
-      Complex sum = 0;
-      for (size_t i = 0; i < y.size(); ++i) sum += y[i] * c.dy.at(static_cast<int64_t>(i));
-      for (size_t i = 0; i < final_state.size(); ++i) {
-        sum += final_state[i] * c.dfinal.at(static_cast<int64_t>(i));
-      }
-      return sum;
+      return dot(y, c.dy) + dot(final_state, c.dfinal);
     };
     for (auto& [name, values] : inputs) {
-      const Tensor gradient = find(results, name);
-      for (size_t i = 0; i < values.size(); ++i) {
-        values[i] += Complex(0, 1e-30);
-        EXPECT_NEAR(gradient.at(static_cast<int64_t>(i)), loss().imag() / 1e-30, 1e-12) << name;
-        values[i] = values[i].real();
-      }
+      expect_complex_step(find(results, name), values, loss, 1e-12, name);
     }
   }
 }

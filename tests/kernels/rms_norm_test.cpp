@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <complex>
 #include <vector>
 
 #include "kernels/reference/rms_norm.h"
+#include "tests/support/complex_step.h"
 #include "tests/support/random.h"
 #include "tests/support/variants.h"
 
@@ -15,30 +15,8 @@ namespace {
 using testing::random_normal;
 using testing::relative_error;
 using testing::same_bits;
-using Complex = std::complex<double>;
 
 constexpr float kEps = 1e-5F;
-
-std::vector<Complex> complex_of(const Tensor& tensor) {
-  const std::vector<double> values = tensor.values();
-  return {values.begin(), values.end()};
-}
-
-// Σ dy · y with input element `index` of x or weight moved by i·1e-30.
-double derivative(const Tensor& x, const Tensor& weight, const Tensor& dy, bool of_weight,
-                  int64_t index) {
-  std::vector<Complex> xs = complex_of(x);
-  std::vector<Complex> weights = complex_of(weight);
-  (of_weight ? weights : xs)[static_cast<size_t>(index)] += Complex(0, 1e-30);
-  std::vector<Complex> y(xs.size());
-  Complex sum = 0;
-  for (int64_t row = 0; row < x.rows(); ++row) {
-    reference::rms_norm_vector(y.data() + row * x.width(), xs.data() + row * x.width(),
-                               weights.data(), x.width(), kEps);
-  }
-  for (size_t i = 0; i < y.size(); ++i) sum += y[i] * dy.at(static_cast<int64_t>(i));
-  return sum.imag() / 1e-30;
-}
 
 struct Case {
   Tensor x, weight, dy;  // f64, but values that `dtype` represents
@@ -101,16 +79,19 @@ Gradients backward(const Case& c, const Tensor& dx_before, Dtype x, Dtype dy, Dt
 TEST(RmsNorm, GradientsMatchComplexStep) {
   const Case c = make_case(3, 7, Dtype::f64, Dtype::f64);
   const Gradients g = backward(c, {}, Dtype::f64, Dtype::f64, Dtype::f64);
-  Tensor dx = Tensor::empty(c.x.shape(), Dtype::f64);
-  Tensor dweight = Tensor::empty(c.weight.shape(), Dtype::f64);
-  for (int64_t i = 0; i < dx.count(); ++i) {
-    dx.data<double>()[i] = derivative(c.x, c.weight, c.dy, false, i);
-  }
-  for (int64_t i = 0; i < dweight.count(); ++i) {
-    dweight.data<double>()[i] = derivative(c.x, c.weight, c.dy, true, i);
-  }
-  EXPECT_LT(relative_error(g.dx, dx), 1e-12);
-  EXPECT_LT(relative_error(g.dweight, dweight), 1e-12);
+  std::vector<testing::Complex> x = testing::complex_of(c.x);
+  std::vector<testing::Complex> weight = testing::complex_of(c.weight);
+  std::vector<testing::Complex> y(x.size());
+  const auto loss = [&] {
+    for (int64_t row = 0; row < c.x.rows(); ++row) {
+      const int64_t first = row * c.x.width();
+      reference::rms_norm_vector(y.data() + first, x.data() + first, weight.data(), c.x.width(),
+                                 kEps);
+    }
+    return testing::dot(y, c.dy);
+  };
+  testing::expect_complex_step(g.dx, x, loss, 1e-13, "dx");
+  testing::expect_complex_step(g.dweight, weight, loss, 1e-13, "dweight");
 }
 
 TEST(RmsNorm, ForwardIsAsGoodAsThePlainestComputation) {

@@ -4,13 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <complex>
 #include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "kernels/reference/selective_scan.h"
+#include "tests/support/complex_step.h"
 #include "tests/support/golden.h"
 #include "tests/support/message_of.h"
 #include "tests/support/random.h"
@@ -19,6 +19,10 @@
 namespace sidewinder {
 namespace {
 
+using testing::Complex;
+using testing::complex_of;
+using testing::dot;
+using testing::expect_complex_step;
 using testing::for_each_isa;
 using testing::message_of;
 using testing::random_normal;
@@ -244,9 +248,7 @@ TEST(SelectiveScan, FollowsTheRecurrenceWorkedByHand) {
   }
 }
 
-// ∂(Σ out·dout + Σ final·dfinal)/∂x = Im f(x + i·h)/h, exact to rounding for tiny h.
 TEST(SelectiveScan, BackwardMatchesTheComplexStep) {
-  using Complex = std::complex<double>;
   const Case c = make_case({.dtype = Dtype::f64,
                             .rows = 2,
                             .length = 5,
@@ -255,20 +257,16 @@ TEST(SelectiveScan, BackwardMatchesTheComplexStep) {
                             .starts = {3, 4, 5},
                             .carried = true});
   const Results results = run(c);
-  const auto complex = [](const Tensor& tensor) {
-    const std::vector<double> values = tensor.values();
-    return std::vector<Complex>(values.begin(), values.end());
-  };
   std::vector<std::pair<std::string, std::vector<Complex>>> inputs = {
-      {"du", complex(c.in.u)},
-      {"ddelta", complex(c.in.delta)},
-      {"da", complex(c.in.a)},
-      {"db", complex(c.in.b)},
-      {"dc", complex(c.in.c)},
-      {"dd", complex(c.in.d)},
-      {"dz", complex(c.in.z)},
-      {"ddelta_bias", complex(c.in.delta_bias)},
-      {"dinitial", complex(c.in.initial)}};
+      {"du", complex_of(c.in.u)},
+      {"ddelta", complex_of(c.in.delta)},
+      {"da", complex_of(c.in.a)},
+      {"db", complex_of(c.in.b)},
+      {"dc", complex_of(c.in.c)},
+      {"dd", complex_of(c.in.d)},
+      {"dz", complex_of(c.in.z)},
+      {"ddelta_bias", complex_of(c.in.delta_bias)},
+      {"dinitial", complex_of(c.in.initial)}};
   std::vector<Complex> out(20);
   std::vector<Complex> final_state(12);
   const auto loss = [&] {
@@ -290,20 +288,10 @@ TEST(SelectiveScan, BackwardMatchesTheComplexStep) {
                                         .chunk_states = {},
                                         .final_state = {final_state.data(), 6}},
                                        c.layout);
-    Complex sum = 0;
-    for (size_t i = 0; i < out.size(); ++i) sum += out[i] * c.dout.at(static_cast<int64_t>(i));
-    for (size_t i = 0; i < final_state.size(); ++i) {
-      sum += final_state[i] * c.dfinal.at(static_cast<int64_t>(i));
-    }
-    return sum;
+    return dot(out, c.dout) + dot(final_state, c.dfinal);
   };
   for (auto& [name, values] : inputs) {
-    const Tensor gradient = find(results, name);
-    for (size_t i = 0; i < values.size(); ++i) {
-      values[i] += Complex(0, 1e-30);
-      EXPECT_NEAR(gradient.at(static_cast<int64_t>(i)), loss().imag() / 1e-30, 1e-12) << name;
-      values[i] = values[i].real();
-    }
+    expect_complex_step(find(results, name), values, loss, 1e-12, name);
   }
 }
 
