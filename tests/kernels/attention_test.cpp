@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <complex>
 #include <limits>
 #include <string>
 #include <tuple>
@@ -12,6 +11,7 @@
 
 #include "kernels/reference/attention.h"
 #include "tests/kernels/attention_problem.h"
+#include "tests/support/complex_step.h"
 #include "tests/support/golden.h"
 #include "tests/support/message_of.h"
 #include "tests/support/patterns.h"
@@ -470,66 +470,34 @@ TEST(Attention, GoldenValues) {
   EXPECT_NEAR(golden::checksum(dv), 0.529181821824, 1e-10);
 }
 
-// d/dε of Σ dout·out(x + iε·e) / ε for every element e of one input: exact to f64 rounding.
-class ComplexStep {
- public:
-  using Complex = std::complex<double>;
-
-  ComplexStep(const Problem& p, const Inputs& inputs) : p_(p), dout_(inputs.dout.values()) {
-    for (const Tensor& x : {inputs.q, inputs.k, inputs.v}) {
-      const std::vector<double> values = x.values();
-      inputs_.emplace_back(values.begin(), values.end());
-    }
-  }
-
-  Tensor gradient(size_t input, const Shape& shape) {
-    constexpr double kStep = 1e-30;
-    Tensor result = Tensor::empty(shape, Dtype::f64);
-    for (size_t i = 0; i < inputs_[input].size(); ++i) {
-      const Complex kept = inputs_[input][i];
-      inputs_[input][i] += Complex(0, kStep);
-      result.data<double>()[i] = loss().imag() / kStep;
-      inputs_[input][i] = kept;
-    }
-    return result;
-  }
-
- private:
-  Complex loss() const {
-    const int64_t tokens = p_.layout.tokens();
-    std::vector<Complex> out(dout_.size());
-    std::vector<Complex> lse(static_cast<size_t>(tokens * p_.heads));
-    const reference::AttentionProblem problem = {
-        p_.layout,      p_.pattern,
-        p_.scale,       p_.heads,
-        p_.kv_heads,    p_.width,
-        p_.value_width, p_.slopes.defined() ? p_.slopes.data<float>() : nullptr};
-    const reference::AttentionTensors<Complex> tensors = {
-        {out.data(), p_.heads * p_.value_width},
-        {lse.data(), p_.heads},
-        {inputs_[0].data(), p_.heads * p_.width},
-        {inputs_[1].data(), p_.kv_heads * p_.width},
-        {inputs_[2].data(), p_.kv_heads * p_.value_width}};
-    for (int64_t head = 0; head < p_.heads; ++head) {
-      reference::attention_head(problem, tensors, head);
-    }
-    Complex sum;
-    for (size_t i = 0; i < out.size(); ++i) sum += dout_[i] * out[i];
-    return sum;
-  }
-
-  Problem p_;
-  std::vector<std::vector<Complex>> inputs_;
-  std::vector<double> dout_;
-};
-
 void expect_matches_complex_step(const Problem& p) {
   const Inputs inputs = random_inputs(p, Dtype::f64);
   const Results results = run(p, inputs);
-  ComplexStep step(p, inputs);
-  EXPECT_LT(relative_error(results.dq, step.gradient(0, results.dq.shape())), 1e-12);
-  EXPECT_LT(relative_error(results.dk, step.gradient(1, results.dk.shape())), 1e-12);
-  EXPECT_LT(relative_error(results.dv, step.gradient(2, results.dv.shape())), 1e-12);
+  std::vector<testing::Complex> q = testing::complex_of(inputs.q);
+  std::vector<testing::Complex> k = testing::complex_of(inputs.k);
+  std::vector<testing::Complex> v = testing::complex_of(inputs.v);
+  std::vector<testing::Complex> out(static_cast<size_t>(inputs.dout.count()));
+  std::vector<testing::Complex> lse(static_cast<size_t>(p.layout.tokens() * p.heads));
+  const auto loss = [&] {
+    const reference::AttentionProblem problem = {
+        p.layout,      p.pattern,
+        p.scale,       p.heads,
+        p.kv_heads,    p.width,
+        p.value_width, p.slopes.defined() ? p.slopes.data<float>() : nullptr};
+    const reference::AttentionTensors<testing::Complex> tensors = {
+        {out.data(), p.heads * p.value_width},
+        {lse.data(), p.heads},
+        {q.data(), p.heads * p.width},
+        {k.data(), p.kv_heads * p.width},
+        {v.data(), p.kv_heads * p.value_width}};
+    for (int64_t head = 0; head < p.heads; ++head) {
+      reference::attention_head(problem, tensors, head);
+    }
+    return testing::dot(out, inputs.dout);
+  };
+  testing::expect_complex_step(results.dq, q, loss, 1e-12, "dq");
+  testing::expect_complex_step(results.dk, k, loss, 1e-12, "dk");
+  testing::expect_complex_step(results.dv, v, loss, 1e-12, "dv");
 }
 
 TEST(Attention, BackwardMatchesComplexStep) {
