@@ -33,8 +33,13 @@ std::string holder_of(int descriptor) {
 FolderLock::FolderLock(const std::string& folder) : folder_(folder) {
   create_folder(folder);
   const std::string path = folder + "/LOCK";
-  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (descriptor_ < 0) fail_environment("{}: cannot open: {}", path, std::strerror(errno));
+  // Checkpoints are new names beside the lock, which may be there to write where they may not.
+  const bool takes_names = ::faccessat(AT_FDCWD, folder.c_str(), W_OK | X_OK, AT_EACCESS) == 0;
+  if (takes_names) descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) {
+    fail_environment("{}: cannot be written: {}; allow it, or use another folder ([run] folder)",
+                     takes_names ? path : folder, std::strerror(errno));
+  }
   if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
     const int code = errno;
     const std::string holder = holder_of(descriptor_);

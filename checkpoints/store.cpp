@@ -168,12 +168,6 @@ void write_folder(const std::string& folder, const CheckpointContent& content,
   flush_path(folder);
 }
 
-bool has_bad_checkpoint(const std::string& folder) {
-  const std::vector<std::string> names = names_in(folder);
-  return std::any_of(names.begin(), names.end(),
-                     [](const std::string& name) { return begins_with(name, kBadPrefix); });
-}
-
 void set_aside(const std::string& folder, const FoundCheckpoint& found) {
   try {
     rename_path(found.folder,
@@ -210,14 +204,26 @@ Search find_newest(const std::string& folder) {
   return result;
 }
 
-[[noreturn]] void fail_all_damaged(const std::string& folder) {
-  fail_environment(
-      "{}: all checkpoints are damaged (the log says how); restore one from a copy, or "
-      "start anew with --fresh or in another folder",
-      folder);
+[[noreturn]] void fail_no_checkpoint(const std::string& path) {
+  fail_user("{}: there is no checkpoint; name a checkpoint folder (step-…) or a run folder", path);
 }
 
 }  // namespace
+
+void fail_all_damaged(const std::string& folder) {
+  fail_environment(
+      "{0}: all checkpoints are damaged (`sidewinder inspect {0}` says how); restore one from a "
+      "copy, or start anew with --fresh or in another folder",
+      folder);
+}
+
+void fail_damaged(const DamagedCheckpoint& problem, const std::string& folder) {
+  const std::string run = fs::path(folder).lexically_normal().parent_path().string();
+  throw DamagedCheckpoint(fmt::format(
+      "{}; the checkpoint is damaged: restore it from a copy, or use another one of its "
+      "run (`sidewinder inspect {}` lists them)",
+      problem.what(), run.empty() ? "." : run));
+}
 
 void Store::remove_leftovers() const {
   for (const std::string& name : names_in(folder_)) {
@@ -295,7 +301,7 @@ std::optional<CheckpointContent> Store::load_newest() const {
   remove_leftovers();
   Search search = find_newest(folder_);
   if (!search.newest) {
-    if (search.damaged.empty() && !has_bad_checkpoint(folder_)) return std::nullopt;
+    if (search.damaged.empty() && list_set_aside(folder_).empty()) return std::nullopt;
     fail_all_damaged(folder_);
   }
   for (const FoundCheckpoint& found : search.damaged) set_aside(folder_, found);
@@ -310,6 +316,15 @@ std::vector<FoundCheckpoint> list_checkpoints(const std::string& folder) {
   }
   std::sort(result.begin(), result.end(),
             [](const FoundCheckpoint& a, const FoundCheckpoint& b) { return a.step > b.step; });
+  return result;
+}
+
+std::vector<std::string> list_set_aside(const std::string& folder) {
+  std::vector<std::string> result;
+  for (const std::string& name : names_in(folder)) {
+    if (begins_with(name, kBadPrefix)) result.push_back((fs::path(folder) / name).string());
+  }
+  std::sort(result.begin(), result.end());
   return result;
 }
 
@@ -334,9 +349,14 @@ CheckpointContent load_checkpoint(const std::string& folder) {
 CheckpointContent load_checkpoint_or_newest(const std::string& path) {
   std::string folder = path;
   while (folder.size() > 1 && folder.back() == '/') folder.pop_back();
+  if (!fs::is_directory(folder)) fail_no_checkpoint(path);
   if (path_exists(folder + "/" + Manifest::kFileName) ||
       step_of(fs::path(folder).filename().string())) {
-    return load_checkpoint(folder);
+    try {
+      return load_checkpoint(folder);
+    } catch (const DamagedCheckpoint& problem) {
+      fail_damaged(problem, folder);
+    }
   }
   if (list_checkpoints(folder).empty() && path_exists(folder + "/checkpoints")) {
     folder += "/checkpoints";
@@ -346,10 +366,10 @@ CheckpointContent load_checkpoint_or_newest(const std::string& path) {
     Search search = find_newest(folder);
     if (search.newest) return std::move(*search.newest);
     if (search.changed_meanwhile) continue;
-    if (!search.damaged.empty() || has_bad_checkpoint(folder)) fail_all_damaged(folder);
+    if (!search.damaged.empty() || !list_set_aside(folder).empty()) fail_all_damaged(folder);
     break;
   }
-  fail_user("{}: there is no checkpoint; name a checkpoint folder (step-…) or a run folder", path);
+  fail_no_checkpoint(path);
 }
 
 }  // namespace sidewinder

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoints/manifest.h"
 #include "checkpoints/options.h"
 #include "kernels/tensor/tensor.h"
 
@@ -84,6 +85,12 @@ void require_room(const std::string& folder, const CheckpointContent& content);
 
 // Checkpoint folders in a folder by step, newest first, whether sound or not.
 std::vector<FoundCheckpoint> list_checkpoints(const std::string& folder);
+// Folders of checkpoints that were found damaged at an earlier start, by name.
+std::vector<std::string> list_set_aside(const std::string& folder);
+// What a user is told who asked for checkpoints that cannot be had: for any one of a run, or for
+// the very one in `folder`.
+[[noreturn]] void fail_all_damaged(const std::string& folder);
+[[noreturn]] void fail_damaged(const DamagedCheckpoint& problem, const std::string& folder);
 // Reads one checkpoint folder; every byte is verified. Error{environment} naming file and reason.
 CheckpointContent load_checkpoint(const std::string& folder);
 // As load_checkpoint, but `path` may also be a folder of checkpoints or a run folder that has one

@@ -38,7 +38,7 @@ std::string Node::kind_text() const {
   switch (kind) {
     case Kind::boolean: return "a boolean";
     case Kind::integer: return "an integer";
-    case Kind::number: return "a number with a fraction";
+    case Kind::number: return "a floating-point number";
     case Kind::string: return "a string";
     case Kind::array: return "a list";
     case Kind::table: return "a table";

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "recipes/schema.h"
 
@@ -33,6 +34,10 @@ void report_value(const FieldInfo& field, const Node& node, const std::string& p
                                             : "a member is out of range";
   } else if (result == ReadResult::wrong_type) {
     what = fmt::format("{} is {}", value, node.kind_text());
+    const bool is_whole = node.kind == Node::Kind::number && node.number == std::floor(node.number);
+    if (field.type == "integer" && is_whole && std::abs(node.number) < 1e18) {
+      what += fmt::format("; the integer is written {:.0f}", node.number);
+    }
   } else if (result == ReadResult::unknown_name) {
     what = value + " is not known";
     const std::string nearest = nearest_name(node.string, field.choices);

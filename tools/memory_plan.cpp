@@ -172,6 +172,39 @@ MemoryPlan plan_memory(const Recipe& recipe) {
   return plan;
 }
 
+int64_t evaluation_bytes(const Recipe& recipe, int64_t row_length) {
+  constexpr int64_t kMany = int64_t{1} << 18;  // beyond, memory grows evenly with the tokens
+  Recipe one_row = recipe;
+  one_row.data = without_lanes(recipe.data);
+  TrainOptions& train = one_row.train;
+  train.context = train.tokens_per_micro_batch = train.tokens_per_step =
+      std::min(row_length, kMany);
+  DryRun dry_run;
+  SyntheticRun run(one_row);
+  dry_run.reset_peak();
+  const int64_t before = dry_run.statistics().bytes_in_use;
+  run.evaluate();
+  const auto bytes = static_cast<double>(dry_run.statistics().bytes_peak - before);
+  return static_cast<int64_t>(bytes * static_cast<double>(row_length) /
+                              static_cast<double>(train.context));
+}
+
+void require_memory_to_evaluate(const Recipe& recipe, int64_t row_length,
+                                const std::string& option) {
+  if (recipe.train.precision == Precision::f64 || row_length == 0) return;
+  // What reading the model has left in the arena can be had again.
+  const MemoryStatistics arena = allocator_of({}).statistics();
+  const int64_t available = available_memory() + arena.bytes_reserved - arena.bytes_in_use;
+  const int64_t needed = evaluation_bytes(recipe, row_length);
+  if (needed <= available) return;
+  auto fits = static_cast<int64_t>(static_cast<double>(row_length) *
+                                   static_cast<double>(available) / static_cast<double>(needed));
+  while (fits > 1 && evaluation_bytes(recipe, fits) > available) fits /= 2;
+  fail_environment(
+      "a row of {} tokens takes {} to evaluate, but {} are available; use {} {} or less",
+      row_length, text_of(needed), text_of(available), option, fits);
+}
+
 int64_t available_memory() {
   int64_t available = std::numeric_limits<int64_t>::max();
   if (const auto kib = number_after("/proc/meminfo", "MemAvailable:")) available = *kib * 1024;

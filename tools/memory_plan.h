@@ -31,6 +31,13 @@ MemoryPlan plan_memory(const Recipe& recipe);
 // leave if that is less.
 int64_t available_memory();
 
+// What tensors take beside the parameters, at most, while the losses of one row are computed.
+int64_t evaluation_bytes(const Recipe& recipe, int64_t row_length);
+// Error{environment} if this machine does not have that. `option` is what gives the length. What
+// f64 takes is not known.
+void require_memory_to_evaluate(const Recipe& recipe, int64_t row_length,
+                                const std::string& option);
+
 // Empty if the recipe fits into `available` bytes; otherwise what it needs and which changes would
 // make it fit, each with what it then needs.
 std::string memory_problem(const Recipe& recipe, int64_t available);

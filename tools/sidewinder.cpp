@@ -92,18 +92,24 @@ void add_tokenize(CLI::App& app, Run& run) {
                      "also as .gz, .xz, .zst")
       ->required();
   command.add_option("--output", options->output, "folder of the corpus")->type_name("FOLDER")->required();
-  command.add_option("--tokenizer", options->tokenizer,
-                     "SentencePiece model, or bytes (id = byte, vocabulary 256); default: train one")
-      ->type_name("FILE");
+  auto* tokenizer =
+      command
+          .add_option(
+              "--tokenizer", options->tokenizer,
+              "SentencePiece model, or bytes (id = byte, vocabulary 256); default: train one")
+          ->type_name("FILE");
   add_number<int64_t>(command, "--vocabulary", options->vocabulary,
                       {.at_least = kLeastVocabulary, .at_most = kMostVocabulary},
                       "pieces of a trained tokenizer")
+      ->excludes(tokenizer)
       ->capture_default_str();
   command.add_option("--model-type", options->model_type, "bpe or unigram, of a trained tokenizer")
+      ->excludes(tokenizer)
       ->capture_default_str();
   add_number<int64_t>(command, "--sample-mib", options->sample_mib,
                       {.at_least = 1, .at_most = 1 << 20},
                       "text to train the tokenizer on, at most")
+      ->excludes(tokenizer)
       ->capture_default_str();
   command.add_option("--field", options->field, "field of JSON records that holds the text")
       ->capture_default_str();
@@ -133,8 +139,9 @@ void add_tokenize(CLI::App& app, Run& run) {
   command.callback([options, &run] { run = [options] { return tokenize(*options); }; });
 }
 
-void add_sets(CLI::App& command, std::vector<std::string>& sets) {
-  command.add_option("--set", sets, "override a recipe key, e.g. --set train.steps=100; repeatable")
+CLI::Option* add_sets(CLI::App& command, std::vector<std::string>& sets) {
+  return command
+      .add_option("--set", sets, "override a recipe key, e.g. --set train.steps=100; repeatable")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
 }
@@ -201,7 +208,8 @@ void add_show_schedule(CLI::App& show, Run& run) {
       *show.add_subcommand("schedule", "How the context of a recipe grows: lengths, rows, windows");
   command.add_option("recipe", options->recipe, "recipe file (TOML)")->required();
   add_sets(command, options->sets);
-  command.add_option("--rows", options->rows, "rows of the table, at most; 0: all")
+  add_number<int64_t>(command, "--rows", options->rows, {.at_least = 0},
+                      "rows of the table, at most; 0: all")
       ->capture_default_str();
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return show_schedule(*options); }; });
@@ -213,14 +221,15 @@ void add_show_pattern(CLI::App& show, Run& run) {
       "pattern", "Which keys each query sees: a grid, the visible pairs and the tiles to visit");
   command.add_option("name", options->name, "full, window, dilated, ...; one that is unknown lists all")
       ->required();
-  command.add_option("--length", options->length, "tokens of the document")->capture_default_str();
-  command.add_option("--tile", options->tile, "queries and keys of a square tile")
+  add_number<int64_t>(command, "--length", options->length, {}, "tokens of the document")
+      ->capture_default_str();
+  add_number<int64_t>(command, "--tile", options->tile, {}, "queries and keys of a square tile")
       ->capture_default_str();
   // Named as the keys of [model.block.<letter>].
   for (auto& [key, value] : options->values) {
     std::string flag = "--" + key;
     std::replace(flag.begin(), flag.end(), '_', '-');
-    command.add_option(flag, value, "as in a recipe");
+    add_number<int64_t>(command, flag, value, {}, "as in a recipe");
   }
   add_json(command, options->json_path);
   command.callback([options, &run] { run = [options] { return show_pattern(*options); }; });
@@ -318,26 +327,36 @@ void add_eval(CLI::App& app, Run& run) {
   const auto of_tasks = [&](CLI::Option* option) {
     return option->needs(named)->group("Retrieval tasks");
   };
-  command.add_option("--lengths", by_length->lengths,
-                     "perplexity at these context lengths; of tasks: tokens of prompt and answer")
-      ->type_name("N,N,…");
-  std::vector<CLI::Option*> of_lengths;
-  const auto add_length = [&](CLI::Option* option) {
-    of_lengths.push_back(option);
-    option->excludes(named)->excludes(context)->excludes(baselines)->group("Perplexity by length");
+  using Options = std::vector<CLI::Option*>;
+  auto* lengths =
+      command
+          .add_option("--lengths", by_length->lengths,
+                      "perplexity at these context lengths; of tasks: tokens of prompt and answer")
+          ->type_name("N,N,…");
+  auto* stream = command.add_flag(
+      "--stream", by_length->stream,
+      "in one pass that carries caches and states, in bounded memory; for positions within the "
+      "cache see rope_positions (recipe explain)");
+  std::vector<std::pair<CLI::Option*, Options>> of_lengths;  // each needs one of those
+  const auto add_length = [&](CLI::Option* option, const Options& needed) {
+    of_lengths.emplace_back(option, needed);
+    return option->excludes(named)->group("Perplexity by length");
   };
+  add_length(stream, {stream});
+  for (CLI::Option* other : {context, baselines}) other->excludes(lengths)->excludes(stream);
   add_length(
       add_number<int64_t>(command, "--stride", by_length->stride, {.at_least = 0},
-                          "a window of each length every so many tokens (default: no overlap)"));
+                          "a window of each length every so many tokens (default: no overlap)"),
+      {lengths});
   add_length(command.add_flag("--single-window", by_length->single_window,
-                              "instead: the first tokens of every document that is as long"));
-  add_length(command.add_flag("--stream", by_length->stream,
-                              "in one pass that carries caches and states, in bounded memory; for "
-                              "positions within the cache see rope_positions (recipe explain)"));
+                              "instead: the first tokens of every document that is as long"),
+             {lengths});
   add_length(add_number<int64_t>(command, "--chunk", by_length->chunk, {.at_least = 1},
-                                 "tokens of a stream read at once")
-                 ->capture_default_str());
-  add_length(command.add_flag("--join", by_length->join, "all documents as one"));
+                                 "tokens of a stream read at once"),
+             {stream})
+      ->capture_default_str();
+  add_length(command.add_flag("--join", by_length->join, "all documents as one"),
+             {lengths, stream});
   add_output(command, "--report", options->report_path, "also write a page with pictures to FILE")
       ->type_name("FILE.html");
   of_tasks(add_number<int64_t>(command, "--depths", tasks->depths, {.at_least = 1, .at_most = 1000},
@@ -360,11 +379,16 @@ void add_eval(CLI::App& app, Run& run) {
   command.callback([options, tasks, by_length, of_lengths, &run] {
     run = [options, tasks, by_length, of_lengths] {
       const bool is_by_length = !by_length->lengths.empty() || by_length->stream;
-      for (const CLI::Option* option : of_lengths) {
-        SIDEWINDER_REQUIRE(option->count() == 0 || is_by_length,
-                           "{} has no effect without --lengths or --stream; add one of them, or "
-                           "leave it out",
-                           option->get_name());
+      for (const auto& [option, needed] : of_lengths) {
+        std::vector<std::string> names;
+        size_t given = 0;
+        for (const CLI::Option* other : needed) {
+          names.push_back(other->get_name());
+          given += other->count();
+        }
+        SIDEWINDER_REQUIRE(option->count() == 0 || given > 0,
+                           "{} has no effect without {}; add it, or leave {} out",
+                           option->get_name(), word_list(names, "or"), option->get_name());
       }
       if (tasks->tasks.empty() && is_by_length) {
         EvalLengthsCommand& one = *by_length;
@@ -475,23 +499,45 @@ void add_bench(CLI::App& app, Run& run) {
   auto options = std::make_shared<Options>();
   CLI::App& command = *app.add_subcommand("bench", "Speed of the kernels, of the data path, or of real steps of a recipe");
   command.add_option("what", options->what, "\"kernels\", \"data\", or a recipe file")->required();
-  command.add_flag("--check", options->kernels.check, "kernels, data, --documents: exit with 1 if a bar is missed");
-  command.add_option("--only", options->kernels.only, "kernels, data: those whose name contains this; repeatable")
+  using Kinds = std::vector<std::string>;
+  std::vector<std::pair<CLI::Option*, Kinds>> of_kinds;  // options that others would ignore
+  const auto only_in = [&](const Kinds& kinds, CLI::Option* option) {
+    of_kinds.emplace_back(option, kinds);
+    return option->group("Of bench " + word_list(kinds, "or"));
+  };
+  const Kinds recipes = {"RECIPE", "RECIPE --documents"};
+  only_in({"kernels", "data", "RECIPE --documents"},
+          command.add_flag("--check", options->kernels.check, "exit with 1 if a bar is missed"));
+  only_in({"kernels", "data"}, command.add_option("--only", options->kernels.only,
+                                                  "those whose name contains this; repeatable"))
       ->allow_extra_args(false);
-  command.add_option("--text", options->data.text, "data: text file to tokenize instead of a made-up one");
-  command.add_option("--tokenizer", options->data.tokenizers, "data: SentencePiece model instead of trained ones; repeatable")
+  only_in({"data"}, command.add_option("--text", options->data.text,
+                                       "text file to tokenize instead of a made-up one"));
+  only_in({"data"}, command.add_option("--tokenizer", options->data.tokenizers,
+                                       "SentencePiece model instead of trained ones; repeatable"))
       ->allow_extra_args(false);
-  add_number<int64_t>(command, "--steps", options->recipe.steps, {.at_least = 1},
-                      "recipe: steps to measure")
+  only_in(recipes, add_number<int64_t>(command, "--steps", options->recipe.steps, {.at_least = 1},
+                                       "steps to measure"))
       ->capture_default_str();
-  command.add_flag("--documents", options->documents,
-                   "recipe: what short documents and random lengths do to the time of a step");
-  command.add_flag("--profile", options->recipe.profile,
-                   "recipe: time, share of the peak and idle threads by operation");
-  add_sets(command, options->recipe.sets);
+  only_in({"RECIPE --documents"},
+          command.add_flag("--documents", options->documents,
+                           "what short documents and random lengths do to the time of a step"));
+  only_in({"RECIPE"}, command.add_flag("--profile", options->recipe.profile,
+                                       "time, share of the peak and idle threads by operation"));
+  only_in(recipes, add_sets(command, options->recipe.sets));
   add_json(command, options->json_path);
-  command.callback([options, &run] {
-    run = [options] {
+  command.callback([options, of_kinds, &run] {
+    run = [options, of_kinds] {
+      const bool is_recipe = options->what != "kernels" && options->what != "data";
+      const std::string kind = !is_recipe           ? options->what
+                               : options->documents ? "RECIPE --documents"
+                                                    : "RECIPE";
+      for (const auto& [option, kinds] : of_kinds) {
+        SIDEWINDER_REQUIRE(
+            option->count() == 0 || std::find(kinds.begin(), kinds.end(), kind) != kinds.end(),
+            "{} has no effect in bench {}; leave it out, or use it in bench {}", option->get_name(),
+            kind, word_list(kinds, "or"));
+      }
       if (options->what == "kernels") {
         options->kernels.json_path = options->json_path;
         return bench_kernels(options->kernels);

@@ -117,6 +117,10 @@ double SyntheticRun::step(int64_t number) {
   return loss;
 }
 
+void SyntheticRun::evaluate() {
+  model_->loss(nullptr, dtype_, layouts_, tokens_, targets_, loss_options_);
+}
+
 double SyntheticRun::training_flops() const {
   return model_->training_flops(layouts_.attention, targets_.count()) *
          static_cast<double>(micro_batches_);

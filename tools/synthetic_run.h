@@ -33,6 +33,7 @@ class SyntheticRun {
   void update(int64_t number);
 
   double step(int64_t number);  // all of them; the loss
+  void evaluate();              // the losses of a micro-batch alone
 
   HybridModel& model() { return *model_; }
   int64_t micro_batches() const { return micro_batches_; }

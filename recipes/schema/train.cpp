@@ -5,7 +5,7 @@
 namespace sidewinder {
 namespace {
 
-// Tokens of a micro-batch are numbered in 31 bits (kernels/tensor/sequence_layout.h).
+// Tokens of a step, which is one batch, are numbered in 31 bits (data/batch.h).
 constexpr int64_t kMostTokensAtOnce = std::numeric_limits<int32_t>::max();
 
 }  // namespace
@@ -24,7 +24,7 @@ Section train_section() {
                .required(),
            field("tokens_per_step", &Options::tokens_per_step,
                  "row slots per optimizer step, padding included; a multiple of context",
-                 {.at_least = 1})
+                 {.at_least = 1, .at_most = kMostTokensAtOnce})
                .required(),
            field("tokens_per_micro_batch", &Options::tokens_per_micro_batch,
                  "row slots computed at once; a multiple of context that divides tokens_per_step; "

@@ -487,5 +487,21 @@ TEST(FolderLock, ItEndsWithItsHolder) {
   const FolderLock lock(folder.path());
 }
 
+TEST(FolderLock, AFolderThatTakesNoCheckpointIsRefused) {
+  const TemporaryFolder folder;
+  { const FolderLock lock(folder / "run"); }
+  fs::permissions(folder.path(), fs::perms{0755});
+  fs::permissions(folder / "run", fs::perms{0555});
+  fs::permissions(folder / "run/LOCK", fs::perms{0666});
+  const int code = in_child([&] {
+    if (geteuid() == 0 && seteuid(65534) != 0) return 100;  // root may write anywhere
+    const Error error = error_of([&] { const FolderLock lock(folder / "run"); });
+    const std::string wanted = (folder / "run") + ": cannot be written: Permission denied; ";
+    return std::string(error.what()).rfind(wanted, 0) == 0 ? static_cast<int>(error.exit_code())
+                                                           : 101;
+  });
+  EXPECT_EQ(code, static_cast<int>(ExitCode::environment));
+}
+
 }  // namespace
 }  // namespace sidewinder

@@ -159,9 +159,46 @@ TEST_F(Messages, NumbersOutOfRangeAreFoundBeforeAnythingIsRead) {
   refused({"plan", "no.toml", "--lengths", "64,0"}, "--lengths is 0");
   refused({"plan", "no.toml", "--mfu", "1.1"}, "--mfu is 1.1");
   refused({"plan", "--json", "plan.json"}, "name a recipe, or leave --set, --lengths and --json");
-  refused(with(eval, "--stride", "4"), "--stride has no effect without --lengths or --stream");
+  refused(with(eval, "--stride", "4"), "--stride has no effect without --lengths; add it");
+  refused({"eval", "no-run", "--data", "no", "--stream", "--single-window"},
+          "--single-window has no effect without --lengths");
+  refused({"eval", "no-run", "--data", "no", "--lengths", "8", "--chunk", "4"},
+          "--chunk has no effect without --stream");
+  refused({"eval", "no-run", "--data", "no", "--join"},
+          "--join has no effect without --lengths or --stream");
+  refused({"eval", "no-run", "--data", "no", "--lengths", "8", "--context", "4"},
+          "--context excludes --lengths");
+  refused({"show", "schedule", "no.toml", "--rows", "x"}, "--rows is x; use an integer");
+  refused({"show", "pattern", "window", "--window", "x"}, "--window is x; use an integer");
+  refused({"tokenize", "no.txt", "--output", "o", "--tokenizer", "bytes", "--vocabulary", "300"},
+          "--tokenizer excludes --vocabulary");
   refused({"bench", "no.toml", "--steps", "0"}, "--steps is 0");
   refused({"synthesize", "passkey", "a.jsonl", "--documents", "0"}, "--documents is 0");
+}
+
+TEST_F(Messages, OptionsOfAnotherKindOfBenchAreRefused) {
+  const auto refused = [&](const std::vector<std::string>& arguments, const std::string& message) {
+    std::vector<std::string> command = {"bench", "--json", "bench.json"};
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    const ProgramResult result = run(command);
+    EXPECT_EQ(result.exit_code, 2) << message;
+    EXPECT_THAT(result.errors, HasSubstr(message));
+  };
+  refused(
+      {"kernels", "--steps", "3"},
+      "--steps has no effect in bench kernels; leave it out, or use it in bench RECIPE or RECIPE "
+      "--documents");
+  refused({"kernels", "--text", "no.txt"}, "use it in bench data");
+  refused({"data", "--set", "train.steps=3"}, "--set has no effect in bench data");
+  refused({"data", "--documents"}, "--documents has no effect in bench data");
+  refused(
+      {"no.toml", "--check"},
+      "--check has no effect in bench RECIPE; leave it out, or use it in bench kernels, data or "
+      "RECIPE --documents");
+  refused({"no.toml", "--only", "rms"}, "use it in bench kernels or data");
+  refused({"no.toml", "--documents", "--profile"},
+          "--profile has no effect in bench RECIPE --documents; leave it out, or use it in bench "
+          "RECIPE\n");
 }
 
 TEST_F(Messages, TextsThatDoNotGoWithAVocabulary) {
@@ -396,9 +433,12 @@ TEST_F(Messages, MissingInputFolder) {
 
 TEST_F(Messages, GenerateWithoutACheckpoint) {
   fs::create_directory(folder_ / "empty");
-  const ProgramResult result = run({"generate", "empty", "--prompt", "a"});
-  EXPECT_EQ(result.exit_code, 2);
-  EXPECT_THAT(result.errors, HasSubstr("empty"));
+  write(folder_ / "a.txt", "some text");
+  for (const std::string path : {"empty", "a.txt", "step-000000005", "nowhere"}) {
+    const ProgramResult result = run({"generate", path, "--prompt", "a"});
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_THAT(result.errors, HasSubstr(path + ": there is no checkpoint; name a checkpoint"));
+  }
 }
 
 TEST_F(Messages, EvalWantsOneSource) {

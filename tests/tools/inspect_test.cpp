@@ -11,6 +11,7 @@
 
 #include "checkpoints/store.h"
 #include "kernels/base/text.h"
+#include "tests/checkpoints/sample.h"
 #include "tests/support/program.h"
 #include "tests/support/small_corpus.h"
 #include "tests/support/temporary_folder.h"
@@ -108,6 +109,44 @@ TEST(Inspect, ARunIsAListAndItsNewestSoundCheckpoint) {
   EXPECT_EQ(json["step"], 6);
   EXPECT_EQ(error_of(at(folder / "run/step-000000007")).exit_code(), ExitCode::environment);
   EXPECT_TRUE(fs::exists(folder / "run/step-000000007"));  // looking changes nothing
+}
+
+TEST(Inspect, CheckpointsThatWereSetAsideAreListedToo) {
+  const TemporaryFolder folder;
+  for (const int64_t step : {5, 6}) save(folder / "run", step);
+  fs::resize_file(folder / "run/step-000000006/rank-0000.h5", 100);
+  EXPECT_EQ(Store(folder / "run").load_newest()->step, 5);
+  const auto json = json_of(at(folder / "run"), folder);
+  EXPECT_EQ(json["step"], 5);
+  ASSERT_EQ(json["checkpoints"].size(), 2U);
+  EXPECT_EQ(json["checkpoints"][1]["folder"], folder / "run/.bad-step-000000006");
+  EXPECT_THAT(json["checkpoints"][1]["problem"], HasSubstr("has 100 bytes"));
+  fs::remove_all(folder / "run/step-000000005");
+  const Error error = error_of(at(folder / "run"));
+  EXPECT_EQ(error.exit_code(), ExitCode::environment);
+  EXPECT_THAT(error.what(), HasSubstr("all checkpoints are damaged"));
+  EXPECT_THAT(error.what(), HasSubstr("restore one from a copy, or start anew with --fresh"));
+}
+
+TEST(Inspect, ADamagedCheckpointIsSaidToBeReplaced) {
+  const TemporaryFolder folder;
+  save(folder.path(), 5);
+  const std::string damaged = folder / "step-000000005";
+  testing::flip_bits(damaged + "/rank-0000.h5", fs::file_size(damaged + "/rank-0000.h5") / 2, 1);
+  const auto expect_advice = [&](const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::environment);
+    EXPECT_THAT(error.what(), HasSubstr("its bytes have digest "));
+    EXPECT_THAT(error.what(), HasSubstr("restore it from a copy, or use another one of its run "
+                                        "(`sidewinder inspect " +
+                                        folder.path() + "` lists them)"));
+  };
+  expect_advice(error_of(at(damaged + "/")));
+  try {
+    load_checkpoint_or_newest(damaged + "/");
+    FAIL();
+  } catch (const Error& error) {
+    expect_advice(error);
+  }
 }
 
 TEST(Inspect, ACorpusIsShownWithLengthsAndFirstWords) {

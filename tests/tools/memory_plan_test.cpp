@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/error.h"
 #include "kernels/tensor/allocator.h"
 #include "kernels/tensor/dry_run.h"
 #include "tests/support/variants.h"
@@ -153,6 +154,45 @@ TEST(MemoryPlan, ContinuesInALineForMillionsOfTokens) {
                   0.05)
           << rows << " rows, " << factor;
     }
+  }
+}
+
+TEST(EvaluationBytes, AreWithinFivePercentOfTheAllocators) {
+  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+    for (const int64_t length : {300, 5000}) {
+      Recipe recipe = recipe_of("mwf", 64);
+      recipe.train.precision = precision;
+      const int64_t planned = evaluation_bytes(recipe, length);
+      recipe.train.context = recipe.train.tokens_per_micro_batch = length;
+      recipe.train.tokens_per_step = length;
+      const testing::OneThread one_thread;
+      SyntheticRun(recipe).evaluate();
+      SyntheticRun run(recipe);
+      Allocator& allocator = allocator_of({});
+      allocator.reset_peak();
+      const int64_t before = allocator.statistics().bytes_in_use;
+      run.evaluate();
+      const auto measured = static_cast<double>(allocator.statistics().bytes_peak - before);
+      EXPECT_NEAR(static_cast<double>(planned) / measured, 1.0, 0.05) << length;
+    }
+  }
+}
+
+TEST(EvaluationBytes, RowsThatDoNotFitAreRefusedWithALengthThatDoes) {
+  const Recipe recipe = recipe_of("mwf", 64);
+  constexpr int64_t kTooLong = int64_t{1} << 40;
+  try {
+    require_memory_to_evaluate(recipe, kTooLong, "--context");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::environment);
+    const std::string message = error.what();
+    const size_t at = message.find("use --context ");
+    ASSERT_NE(at, std::string::npos) << message;
+    const int64_t fits = std::stoll(message.substr(at + 14));
+    EXPECT_GT(fits, 1 << 16);
+    EXPECT_LT(evaluation_bytes(recipe, fits), evaluation_bytes(recipe, kTooLong) / 1000);
+    EXPECT_NO_THROW(require_memory_to_evaluate(recipe, fits / 2, "--context"));
   }
 }
 

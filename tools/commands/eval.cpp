@@ -13,6 +13,7 @@
 #include "tools/commands/generate.h"
 #include "tools/commands/ngram_baseline.h"
 #include "tools/commands/plot.h"
+#include "tools/memory_plan.h"
 
 namespace sidewinder {
 namespace {
@@ -54,18 +55,24 @@ Batch text_batch(const std::vector<int32_t>& tokens, size_t begin, int64_t conte
   return batch;
 }
 
-// The text in rows of `context` predictions.
-Evaluation evaluate_text(const TrainedModel& trained, Dtype dtype, const EvalCommand& command,
-                         int64_t context, const TokenVisitor& per_token) {
+EvaluatedText text_to_evaluate(const TrainedModel& trained, const EvalCommand& command) {
   EvaluatedText document = read_document(command.text, trained);
   std::vector<int32_t>& tokens = document.tokens;
-  Evaluation result;
-  if (command.max_tokens == 0) result.bytes = document.bytes;
+  if (command.max_tokens > 0) document.bytes = 0;
   if (command.max_tokens > 0 && static_cast<int64_t>(tokens.size()) > command.max_tokens) {
     tokens.resize(static_cast<size_t>(command.max_tokens));
   }
   SIDEWINDER_REQUIRE(tokens.size() >= 2, "{}: {} tokens are to be evaluated; at least 2 are needed",
                      command.text, tokens.size());
+  return document;
+}
+
+// The text in rows of `context` predictions.
+Evaluation evaluate_text(const TrainedModel& trained, Dtype dtype, const EvaluatedText& document,
+                         int64_t context, const TokenVisitor& per_token) {
+  const std::vector<int32_t>& tokens = document.tokens;
+  Evaluation result;
+  result.bytes = document.bytes;
   double sum = 0;
   for (size_t begin = 0; begin + 1 < tokens.size(); begin += static_cast<size_t>(context)) {
     const Batch batch = text_batch(tokens, begin, context);
@@ -128,7 +135,6 @@ ExitCode eval(const EvalCommand& command) {
 
   PositionLosses positions;
   std::optional<NgramCounts> counts;
-  if (command.baselines) counts = count_training_pairs(recipe, trained.step);
   BaselineLosses baselines;
   const TokenVisitor per_token = [&](const Batch& batch, const Tensor& losses) {
     if (counts) {
@@ -147,12 +153,18 @@ ExitCode eval(const EvalCommand& command) {
                         command.context == 0 && lane_problems(recipe.data, recipe.model).empty();
   const DataOptions data = by_lanes ? recipe.data : without_lanes(recipe.data);
   std::optional<DocumentRows> rows;
-  if (!command.data.empty()) {
+  EvaluatedText document;
+  if (command.data.empty()) {
+    document = text_to_evaluate(trained, command);
+  } else {
     rows.emplace(command.data, data, command.max_tokens);
     require_ids_of_model(trained, command.data, rows->tokenizer_digest(), rows->vocabulary());
   }
+  const int64_t longest = rows ? rows->tokens() : static_cast<int64_t>(document.tokens.size()) - 1;
+  require_memory_to_evaluate(recipe, std::min(context, longest), "--context");
+  if (command.baselines) counts = count_training_pairs(recipe, trained.step);
   const Evaluation result = rows ? evaluate_shards(trained, dtype, *rows, data, context, per_token)
-                                 : evaluate_text(trained, dtype, command, context, per_token);
+                                 : evaluate_text(trained, dtype, document, context, per_token);
 
   fmt::print("model        {} (step {})\n", command.model, trained.step);
   fmt::print("data         {}\n", rows ? rows->part_folder() : command.text);

@@ -19,6 +19,7 @@
 #include "tools/commands/plot.h"
 #include "tools/commands/table.h"
 #include "tools/commands/task_spec.h"
+#include "tools/memory_plan.h"
 #include "trainer/perplexity.h"
 
 namespace sidewinder {
@@ -183,10 +184,19 @@ ExitCode eval_lengths(const EvalLengthsCommand& command) {
                  {"trained_context", trained.recipe.train.context}};
   int64_t count = 0;
   int64_t tokens = 0;
+  int64_t longest = 0;
   documents.visit([&](std::span<const int32_t> document) {
+    const auto length = static_cast<int64_t>(document.size());
     ++count;
-    tokens += static_cast<int64_t>(document.size());
+    tokens += length;
+    longest = std::max(longest, length);
   });
+  for (const int64_t length : lengths) {
+    require_memory_to_evaluate(trained.recipe, std::min(length, longest), "--lengths");
+  }
+  if (command.stream) {
+    require_memory_to_evaluate(trained.recipe, std::min(command.chunk, longest), "--chunk");
+  }
   result["documents"] = count;
   result["tokens"] = tokens;
   fmt::print("model        {} (step {}, trained at context {})\n", command.model, trained.step,

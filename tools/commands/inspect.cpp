@@ -25,7 +25,7 @@ bool is_corpus(const fs::path& path) {
 bool is_checkpoint(const fs::path& path) {
   if (!fs::is_directory(path)) return false;
   return fs::exists(path / Manifest::kFileName) || !list_checkpoints(path.string()).empty() ||
-         path.filename().string().rfind("step-", 0) == 0;
+         !list_set_aside(path.string()).empty() || path.filename().string().rfind("step-", 0) == 0;
 }
 
 }  // namespace

@@ -150,24 +150,33 @@ Json print_checkpoint(const std::string& folder, bool tensors) {
   return result;
 }
 
-// The checkpoints of a run, newest first; the files of all are verified.
+// The checkpoints of a run, newest first, then those that were set aside; the files of all are
+// verified.
 Json print_list(const std::string& folder, std::optional<std::string>& newest) {
   std::vector<TableRow> rows = {{"step", "size", "condition"}};
   Json list = Json::array();
-  for (const FoundCheckpoint& found : list_checkpoints(folder)) {
-    Json entry = {{"folder", found.folder}, {"step", found.step}};
+  const auto add = [&](const std::string& name, Json entry) {
+    const std::string path = entry["folder"];
     try {
-      const Manifest manifest = read_manifest(found.folder);
-      for (const FileRecord& file : manifest.files) verify_file(found.folder, file);
-      rows.push_back({std::to_string(found.step), bytes_text(total_bytes(manifest)), "sound"});
+      const Manifest manifest = read_manifest(path);
+      for (const FileRecord& file : manifest.files) verify_file(path, file);
+      rows.push_back({name, bytes_text(total_bytes(manifest)), "sound"});
       entry["bytes"] = total_bytes(manifest);
       entry["problem"] = nullptr;
-      if (!newest) newest = found.folder;
     } catch (const DamagedCheckpoint& error) {
-      rows.push_back({std::to_string(found.step), "", error.what()});
+      rows.push_back({name, "", error.what()});
       entry["problem"] = error.what();
     }
     list.push_back(entry);
+    return entry["problem"].is_null();
+  };
+  for (const FoundCheckpoint& found : list_checkpoints(folder)) {
+    const bool sound =
+        add(std::to_string(found.step), {{"folder", found.folder}, {"step", found.step}});
+    if (sound && !newest) newest = found.folder;
+  }
+  for (const std::string& path : list_set_aside(folder)) {
+    add(fs::path(path).filename().string(), {{"folder", path}});
   }
   fmt::print("{}\n", table_text(rows, "rrl"));
   return list;
@@ -176,10 +185,16 @@ Json print_list(const std::string& folder, std::optional<std::string>& newest) {
 }  // namespace
 
 Json inspect_checkpoints(const std::string& path, bool tensors) {
-  if (list_checkpoints(path).empty()) return print_checkpoint(path, tensors);
+  if (list_checkpoints(path).empty() && list_set_aside(path).empty()) {
+    try {
+      return print_checkpoint(path, tensors);
+    } catch (const DamagedCheckpoint& problem) {
+      fail_damaged(problem, path);
+    }
+  }
   std::optional<std::string> newest;
   const Json list = print_list(path, newest);
-  if (!newest) fail_environment("{}: all checkpoints are damaged", path);
+  if (!newest) fail_all_damaged(path);
   Json result = print_checkpoint(*newest, tensors);
   result["checkpoints"] = list;
   return result;
