@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "kernels/base/rounding.h"
 
-namespace sidewinder {
+namespace sidewinder::cpu {
 
 std::vector<Document> documents_of(const SequenceLayout& layout) {
   std::vector<Document> documents;
@@ -63,25 +64,6 @@ KeyRange QueryTiles::span(int64_t tile) const {
   return {std::min(begin, end), end};
 }
 
-TileRange QueryTiles::seeing(KeyRange keys) const {
-  const auto first_where = [&](auto&& holds) {
-    int64_t low = 0;
-    int64_t high = count();
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (holds(span(middle))) {
-        high = middle;
-      } else {
-        low = middle + 1;
-      }
-    }
-    return low;
-  };
-  const int64_t begin = first_where([&](KeyRange span) { return span.end > keys.begin; });
-  const int64_t end = first_where([&](KeyRange span) { return span.begin >= keys.end; });
-  return {begin, std::max(begin, end)};
-}
-
 FarKeys QueryTiles::far_keys(int64_t tile) const {
   if (part_.sees_only_near()) return {};
   return part_.pattern.far_keys(first_query(tile), last_query(tile), span(tile).begin);
@@ -95,7 +77,7 @@ void QueryTiles::near(int64_t tile, TileKeys& visible) const {
   const bool far_too = needs_bits(tile);
   visible.bits = nullptr;
   visible.positions = nullptr;
-  visible.vectors = (lanes(tile) + vector_lanes_ - 1) / vector_lanes_;
+  visible.vectors = divide_up(lanes(tile), vector_lanes_);
   const int64_t used = lanes(tile);
   int64_t self = first_query(tile);
   int64_t heads = group_ - first_lane(tile) % group_;  // of this query that are still to come
@@ -136,28 +118,21 @@ bool QueryTiles::needs_bits(int64_t tile) const {
          pattern.global > span(tile).begin;
 }
 
-void QueryTiles::near_bits(int64_t tile, KeyRange block, TileKeys& near, uint32_t* bits) const {
+void QueryTiles::add_bits(int64_t tile, KeyRange block, TileKeys& near) {
+  if (!needs_bits(tile)) return;
   KeyRange full = block;
   for (int64_t v = 0; v < near.vectors; ++v) full = intersection(full, near.all[v]);
   // Strips that are partly full are masked.
   full = {full.begin + kMaxStripKeys, full.end - kMaxStripKeys};
   if (is_empty(full)) full = {block.end, block.end};
-  std::vector<int32_t> positions;
-  const auto fill = [&](KeyRange keys) {
-    positions.resize(static_cast<size_t>(keys.end - keys.begin));
-    for (int32_t key = keys.begin; key < keys.end; ++key) {
-      positions[static_cast<size_t>(key - keys.begin)] = key;
-    }
-    fill_bits(tile, positions.data(), keys.end - keys.begin,
-              bits + (keys.begin - block.begin) * near.vectors);
-  };
-  fill({block.begin, full.begin});
-  fill({full.end, block.end});
-  near.bits = bits;
+  positions_.resize(static_cast<size_t>(block.end - block.begin));
+  std::iota(positions_.begin(), positions_.end(), block.begin);
+  fill_bits(tile, 0, full.begin - block.begin);
+  fill_bits(tile, full.end - block.begin, block.end - block.begin);
+  near.bits = bits_.data();
 }
 
-TileKeys QueryTiles::far(int64_t tile, const FarKeys& keys, int64_t begin, int64_t end,
-                         uint32_t* bits, int32_t* positions) const {
+TileKeys QueryTiles::far(int64_t tile, const FarKeys& keys, int64_t begin, int64_t end) {
   TileKeys visible;
   near(tile, visible);
   const auto count = static_cast<int32_t>(end - begin);
@@ -166,26 +141,25 @@ TileKeys QueryTiles::far(int64_t tile, const FarKeys& keys, int64_t begin, int64
     visible.any[v] = {0, count};
     visible.all[v] = {0, shared};
   }
-  std::copy(keys.keys.begin() + begin, keys.keys.begin() + end, positions);
-  positions[count] = count == 0 ? 0 : positions[count - 1];
-  const int64_t first = std::max(0, shared - kMaxStripKeys);
-  fill_bits(tile, positions + first, count - first, bits + first * visible.vectors);
-  std::fill_n(bits + count * visible.vectors, (count & 1) * visible.vectors, 0U);
-  visible.bits = bits;
-  visible.positions = positions;
+  positions_.assign(keys.keys.begin() + begin, keys.keys.begin() + end);
+  positions_.resize(static_cast<size_t>(round_up(count, 2)), positions_.back());
+  fill_bits(tile, std::max(0, shared - kMaxStripKeys), count);
+  std::fill_n(bits_.data() + count * visible.vectors, (count & 1) * visible.vectors, 0U);
+  visible.bits = bits_.data();
+  visible.positions = positions_.data();
   return visible;
 }
 
-void QueryTiles::fill_bits(int64_t tile, const int32_t* positions, int64_t count,
-                           uint32_t* bits) const {
-  if (count <= 0) return;
+void QueryTiles::fill_bits(int64_t tile, int64_t begin, int64_t end) {
+  const int64_t vectors = divide_up(lanes(tile), vector_lanes_);
+  bits_.resize(std::max(bits_.size(), positions_.size() * static_cast<size_t>(vectors)));
+  if (begin >= end) return;
   std::vector<AttentionPartRow> rows;
   for (int64_t query = first_query(tile); query <= last_query(tile); ++query) {
     rows.emplace_back(part_, query, document_.residue);
   }
-  const int64_t vectors = (lanes(tile) + vector_lanes_ - 1) / vector_lanes_;
-  for (int64_t i = 0; i < count; ++i) {
-    uint32_t* const words = bits + i * vectors;
+  for (int64_t i = begin; i < end; ++i) {
+    uint32_t* const words = bits_.data() + i * vectors;
     std::fill_n(words, vectors, 0U);
     int64_t lane = 0;
     // Lanes of one query; the first may lack some of its heads.
@@ -193,7 +167,7 @@ void QueryTiles::fill_bits(int64_t tile, const int32_t* positions, int64_t count
     for (const AttentionPartRow& row : rows) {
       const int64_t stop = std::min(lane + heads, lanes(tile));
       heads = group_;
-      if (row.allows(positions[i])) {
+      if (row.allows(positions_[static_cast<size_t>(i)])) {
         for (int64_t l = lane; l < stop; ++l) words[l / vector_lanes_] |= 1U << (l % vector_lanes_);
       }
       lane = stop;
@@ -201,4 +175,4 @@ void QueryTiles::fill_bits(int64_t tile, const int32_t* positions, int64_t count
   }
 }
 
-}  // namespace sidewinder
+}  // namespace sidewinder::cpu

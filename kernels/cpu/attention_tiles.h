@@ -4,6 +4,7 @@
 // A tile visits a span of near keys where they lie, and far keys gathered side by side. Both follow
 // from the pattern alone, and so does what a lane sees of them.
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -11,7 +12,7 @@
 #include "kernels/math/attention_pattern.h"
 #include "kernels/tensor/sequence_layout.h"
 
-namespace sidewinder {
+namespace sidewinder::cpu {
 
 // Queries and keys that see only each other: a document, or in some parts of patterns one class of
 // positions, every step-th token of it.
@@ -50,28 +51,24 @@ class QueryTiles {
 
   // Near keys that a tile visits, relative to the document; even bounds.
   KeyRange span(int64_t tile) const;
-  // The tiles that visit some near key of `keys`. Bounds of spans grow with the tile.
-  TileRange seeing(KeyRange keys) const;
   // Far keys that a tile visits, all before its span.
   FarKeys far_keys(int64_t tile) const;
 
-  // What the lanes see of the near keys, without bits.
+  // What the lanes see of the near keys, as far as first … last tells it.
   void near(int64_t tile, TileKeys& visible) const;
-  // Whether the range first … last of `near` does not tell it.
-  bool needs_bits(int64_t tile) const;
-  // Bits of the keys of `block` outside of near.all; `bits` has a place for every key and vector.
-  void near_bits(int64_t tile, KeyRange block, TileKeys& near, uint32_t* bits) const;
+  // Adds the bits of the keys of `block`, if it takes some. They stand until the next call.
+  void add_bits(int64_t tile, KeyRange block, TileKeys& near);
   // What they see of far keys begin … end − 1, whose indices are counted from `begin`; the number
-  // of indices is rounded up to even. `positions` has one more place than that.
-  TileKeys far(int64_t tile, const FarKeys& keys, int64_t begin, int64_t end, uint32_t* bits,
-               int32_t* positions) const;
+  // of indices is rounded up to even. Bits and positions stand until the next call.
+  TileKeys far(int64_t tile, const FarKeys& keys, int64_t begin, int64_t end);
 
  private:
   int64_t query_of(int64_t lane) const { return document_.past + lane / group_; }
   int64_t first_query(int64_t tile) const { return query_of(first_lane(tile)); }
   int64_t last_query(int64_t tile) const { return query_of(first_lane(tile) + lanes(tile) - 1); }
-  // bits[i] for positions[i], i < count.
-  void fill_bits(int64_t tile, const int32_t* positions, int64_t count, uint32_t* bits) const;
+  bool needs_bits(int64_t tile) const;
+  // Of keys begin … end − 1, whose positions are at hand.
+  void fill_bits(int64_t tile, int64_t begin, int64_t end);
 
   const Document& document_;
   AttentionPart part_;
@@ -79,6 +76,9 @@ class QueryTiles {
   int64_t tile_lanes_;
   int64_t vector_lanes_;
   int64_t lanes_;
+  // Of the last TileKeys that were asked for.
+  std::vector<int32_t> positions_;
+  std::vector<uint32_t> bits_;
 };
 
-}  // namespace sidewinder
+}  // namespace sidewinder::cpu
