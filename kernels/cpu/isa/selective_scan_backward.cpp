@@ -114,7 +114,7 @@ void record_piece(const BackwardTile& tile, const Piece& piece, RowPrefetch& pre
 #pragma GCC unroll 8
   for (int i = 0; i < kBlock; ++i) h[i] = piece.fresh ? F32{} : states[i];
   for (int64_t t = piece.begin; t < piece.end; ++t, b += padded, c += padded, tape += kBlock) {
-    if (piece.n == 0) prefetch.step<RowPrefetch::kFirst>();
+    if (piece.n == 0) prefetch.step();
     const F32 delta = tile.delta[t];
     const F32 input = tile.input[t];
     F32 y = piece.n == 0 ? F32{} : tile.y[t];
@@ -184,7 +184,7 @@ void sweep_piece(const BackwardTile& tile, const Piece& piece, const StripSums& 
     da[i] = F32{};
   }
   for (int64_t t = piece.end - 1; t >= piece.begin; --t) {
-    if (piece.n == 0) prefetch.step<RowPrefetch::kFirst>();
+    if (piece.n == 0) prefetch.step();
     b -= padded;
     c -= padded;
     tape -= kBlock;
