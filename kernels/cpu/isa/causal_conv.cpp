@@ -1,8 +1,10 @@
 // A tile of tokens at a time, and a strip of channels after the other down its tokens: taps, the
-// last inputs and sums stay in registers, while rows come and go in long pieces.
+// last inputs and sums stay in registers, while rows come and go in long pieces. A tile is done in
+// loops whose chains of operations are short enough for the processor to look past them.
 
 #include "kernels/cpu/isa/causal_conv.h"
 
+#include "kernels/cpu/isa/row_prefetch.h"
 #include "kernels/cpu/isa/strip.h"
 
 namespace sidewinder::SIDEWINDER_ISA {
@@ -12,7 +14,8 @@ namespace {
 // halves of 32-bit lanes: no lane moves until the results are stored.
 constexpr int kStrip = 2 * kLanes;
 constexpr int kMostStrips = kConvGroup / kStrip;
-constexpr int kTile = 16;  // tokens; the next ones are asked for meanwhile
+template <typename T>
+constexpr int kTile = 64 / sizeof(T);  // tokens; the next ones are asked for meanwhile
 
 // Of dp and the weights, whose product is free of it: t = −log2 e · pre makes 2^t = e^−pre.
 constexpr float kScale = -kLog2E;
@@ -33,6 +36,14 @@ void for_each_piece(const ConvBlock& in, Do&& piece) {
     const int64_t end = document_end < in.end ? document_end : in.end;
     piece(Piece{begin, end, document, document_end});
     begin = end;
+  }
+}
+
+// Calls tile(begin, end) for the tiles of a piece.
+template <typename T, typename Do>
+[[gnu::always_inline]] inline void for_each_tile(const Piece& piece, Do&& tile) {
+  for (int64_t begin = piece.begin; begin < piece.end; begin += kTile<T>) {
+    tile(begin, begin + kTile<T> < piece.end ? begin + kTile<T> : piece.end);
   }
 }
 
@@ -211,31 +222,40 @@ template <int kHalf, typename T, int kCount>
   return tokens;
 }
 
-// Asks for a line of each token of the next tile. Addresses behind the last row do no harm.
-template <typename T, int kCount>
-[[gnu::always_inline]] inline void prefetch_tokens(const Pack<kCount>&, const T* p,
-                                                   int64_t stride) {
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) {
-    const auto next =
-        reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>((kTile + i) * stride) * sizeof(T);
-    __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
-  }
-}
-
-// The lines of a strip that are asked for, where a line is a vector of the widest level.
-template <typename T>
-inline constexpr int kLinesPerStrip = sizeof(T) == sizeof(float) ? 2 : 1;
-
 // The first tile cannot be asked for in time: all at once, then, rather than line by line.
 template <typename T>
 void prefetch_first_tile(const ConvBlock& in, const void* rows, int64_t stride) {
-  for (int64_t t = in.begin; t < in.begin + kTile && t < in.end; ++t) {
+  for (int64_t t = in.begin; t < in.begin + kTile<T> && t < in.end; ++t) {
     const char* row = reinterpret_cast<const char*>(static_cast<const T*>(rows) + t * stride);
     const auto bytes = static_cast<int64_t>(in.channels * sizeof(T));
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
   }
 }
+
+// Rows of the block's next tile, which begins at token `next`: a vector at a step.
+template <typename T>
+class NextTile {
+ public:
+  NextTile(const ConvBlock& in, int64_t next)
+      : first_(next < in.end ? next : -1),
+        prefetch_(in.x, in.channels * kSize, kLanes * int64_t{sizeof(float)}) {}
+
+  void add(const void* rows, int64_t stride) {
+    if (first_ < 0) return;
+    prefetch_.add(static_cast<const T*>(rows) + first_ * stride, stride * kSize);
+  }
+  // For every token of a pack, when working on vector kHalf of a strip.
+  template <int kHalf, int kCount>
+  [[gnu::always_inline]] void step(const Pack<kCount>& pack) {
+    if constexpr (kHalf == 0 || sizeof(T) == sizeof(float)) prefetch_.step(pack);
+  }
+
+ private:
+  static constexpr int64_t kSize = sizeof(T);
+
+  int64_t first_;
+  RowPrefetch prefetch_;
+};
 
 template <typename Tokens>
 inline constexpr int kCountOf = sizeof(Tokens) / sizeof(F32);
@@ -265,6 +285,25 @@ template <int kWidth, int kCount>
     }
   }
   return sum;
+}
+
+// The sums above for the tokens from `begin` of a strip.
+template <typename T, int kHalf, int kWidth, typename Count>
+[[gnu::always_inline]] inline void convolve(const ConvBlock& in, const Piece& piece, int64_t begin,
+                                            int tokens, int s, Count count,
+                                            const Weights<kWidth>& weights, F32* pre) {
+  const int64_t x_stride = in.x_stride;
+  const T* x = static_cast<const T*>(in.x) + begin * x_stride + s * kStrip;
+  F32 before[kWidth - 1];
+  load_inputs_before<T, kHalf, kWidth>(in, piece, begin, s, count, before);
+  for_each_token(
+      count, tokens, [&](auto pack, int t) __attribute__((always_inline)) {
+        constexpr int kCount = kCountOf<decltype(pack)>;
+        const Window<kWidth, kCount> inputs(before, load_tokens<kHalf>(pack, x, x_stride, count));
+        inputs.keep_last(before);
+        store_rows(pre, t, apply(weights, inputs));
+        x += kCount * x_stride;
+      });
 }
 
 #if defined(__AVX512F__)
@@ -318,14 +357,16 @@ class ForwardBlock {
   void run() {
     prefetch_first_tile<T>(in_, in_.x, in_.x_stride);
     for_each_piece(in_, [&](const Piece& piece) {
-      for (int64_t begin = piece.begin; begin < piece.end; begin += kTile) {
-        const int64_t end = begin + kTile < piece.end ? begin + kTile : piece.end;
+      for_each_tile<T>(piece, [&](int64_t begin, int64_t end) {
+        NextTile<T> next(in_, end);
+        next.add(in_.x, in_.x_stride);
         for_each_strip(in_.channels, [&](int s, auto count) {
-          F32 kept[kTile];
-          for_each_half(
-              [&](auto half) { tile<decltype(half)::value>(piece, begin, end, s, count, kept); });
+          for_each_half([&](auto half) {
+            tile<decltype(half)::value>(piece, begin, static_cast<int>(end - begin), s, count,
+                                        next);
+          });
         });
-      }
+      });
     });
     if (block_.streams) stream_fence();
   }
@@ -334,25 +375,18 @@ class ForwardBlock {
   // The rounding of bf16 results hides that of scaled weights, and 1e-4 in σ.
   static constexpr bool kIsRough = sizeof(T) == 2;
   template <int kHalf, typename Count>
-  [[gnu::always_inline]] void tile(const Piece& piece, int64_t begin, int64_t end, int s,
-                                   Count count, F32 (&kept)[kTile]) {
+  [[gnu::always_inline]] void tile(const Piece& piece, int64_t begin, int tokens, int s,
+                                   Count count, NextTile<T>& next) {
     const Weights<kWidth> weights = weights_.of[s][kHalf];
-    const int64_t x_stride = in_.x_stride;
+    convolve<T, kHalf>(in_, piece, begin, tokens, s, count, weights, pre_);
     const int64_t y_stride = block_.y_stride;
     const bool streams = block_.streams;
-    const T* x = static_cast<const T*>(in_.x) + begin * x_stride + s * kStrip;
     T* y = static_cast<T*>(block_.y) + begin * y_stride + s * kStrip;
-    F32 before[kWidth - 1];
-    load_inputs_before<T, kHalf, kWidth>(in_, piece, begin, s, count, before);
     for_each_token(
-        count, static_cast<int>(end - begin), [&](auto pack, int t) __attribute__((always_inline)) {
+        count, tokens, [&](auto pack, int t) __attribute__((always_inline)) {
           constexpr int kCount = kCountOf<decltype(pack)>;
-          if constexpr (kHalf == 0 || kLinesPerStrip<T> == 2) {
-            prefetch_tokens(pack, x + kHalf * kLanes, x_stride);
-          }
-          const Window<kWidth, kCount> window(before, load_tokens<kHalf>(pack, x, x_stride, count));
-          window.keep_last(before);
-          const auto sums = apply(weights, window);
+          next.template step<kHalf>(pack);
+          const auto sums = load_rows(pack, pre_, t);
           const auto sigmoids = [&] {
             if constexpr (kIsRough) {
               return scaled_sigmoid<true>(sums);
@@ -363,9 +397,8 @@ class ForwardBlock {
           const auto result = map([](F32 v, F32 gate) { return v * gate; }, sums, sigmoids);
 #pragma GCC unroll 8
           for (int i = 0; i < kCount; ++i) {
-            store_half<kHalf>(y + i * y_stride, result.at[i], kept[t + i], count, streams);
+            store_half<kHalf>(y + i * y_stride, result.at[i], kept_[t + i], count, streams);
           }
-          x += kCount * x_stride;
           y += kCount * y_stride;
         });
   }
@@ -373,12 +406,12 @@ class ForwardBlock {
   const ConvForwardBlock& block_;
   const ConvBlock& in_;
   GroupWeights<T, kWidth> weights_;
+  F32 pre_[kTile<T>] = {};
+  F32 kept_[kTile<T>] = {};
 };
 
 // A block of tokens. dp is the gradient of pre over kScale, so that times the scaled weights it
-// makes dx; where that of token t is known, the gradient of input t − (W − 1) is complete. Two
-// loops over a tile, as the chain of one from x to the sums is longer than the processor looks
-// ahead.
+// makes dx; where that of token t is known, the gradient of input t − (W − 1) is complete.
 template <typename T, int kWidth>
 class BackwardBlock {
  public:
@@ -394,25 +427,28 @@ class BackwardBlock {
           for (F32& gradient : half) gradient = F32{};
         }
       }
-      for (int64_t begin = piece.begin; begin < piece.end; begin += kTile) {
-        const int64_t end = begin + kTile < piece.end ? begin + kTile : piece.end;
+      for_each_tile<T>(piece, [&](int64_t begin, int64_t end) {
+        NextTile<T> next(in_, end);
+        next.add(in_.x, in_.x_stride);
+        next.add(block_.dy, block_.dy_stride);
         for_each_strip(in_.channels, [&](int s, auto count) {
           for_each_half([&](auto half) {
             constexpr int kHalf = decltype(half)::value;
             const int tokens = static_cast<int>(end - begin);
-            differentiate<kHalf, true>(piece, begin, tokens, s, count);
+            differentiate<kHalf>(piece, begin, tokens, s, count, next);
             spread<kHalf, true>(piece, begin, tokens, s, count);
           });
         });
-      }
+      });
       // The last inputs of the piece also went into later tokens of the document, whose weight
       // gradients belong to the next block; past the document's end there is nothing.
       const int64_t left = piece.document_end - piece.end;
       const int known = left < kWidth - 1 ? static_cast<int>(left) : kWidth - 1;
+      NextTile<T> none(in_, in_.end);
       for_each_strip(in_.channels, [&](int s, int count) {
         for_each_half([&](auto half) {
           constexpr int kHalf = decltype(half)::value;
-          differentiate<kHalf, false>(piece, piece.end, known, s, count);
+          differentiate<kHalf>(piece, piece.end, known, s, count, none);
           for (int i = known; i < kWidth - 1; ++i) dp_[kWidth - 1 + i] = F32{};
           spread<kHalf, false>(piece, piece.end, kWidth - 1, s, count);
         });
@@ -432,29 +468,17 @@ class BackwardBlock {
 
  private:
   // dp of the tokens from `begin`.
-  template <int kHalf, bool kPrefetch, typename Count>
+  template <int kHalf, typename Count>
   [[gnu::always_inline]] void differentiate(const Piece& piece, int64_t begin, int tokens, int s,
-                                            Count count) {
-    const Weights<kWidth> weights = weights_.of[s][kHalf];
-    const int64_t x_stride = in_.x_stride;
+                                            Count count, NextTile<T>& next) {
+    convolve<T, kHalf>(in_, piece, begin, tokens, s, count, weights_.of[s][kHalf], pre_);
     const int64_t dy_stride = block_.dy_stride;
-    const T* x = static_cast<const T*>(in_.x) + begin * x_stride + s * kStrip;
     const T* dy = static_cast<const T*>(block_.dy) + begin * dy_stride + s * kStrip;
-    F32 before[kWidth - 1];
-    load_inputs_before<T, kHalf, kWidth>(in_, piece, begin, s, count, before);
     for_each_token(
         count, tokens, [&](auto pack, int t) __attribute__((always_inline)) {
           constexpr int kCount = kCountOf<decltype(pack)>;
-          // A few at a time: a burst of requests would stall the core.
-          if constexpr (kPrefetch && kLinesPerStrip<T> == 2) {
-            prefetch_tokens(pack, x + kHalf * kLanes, x_stride);
-            prefetch_tokens(pack, dy + kHalf * kLanes, dy_stride);
-          } else if constexpr (kPrefetch) {
-            kHalf == 0 ? prefetch_tokens(pack, x, x_stride) : prefetch_tokens(pack, dy, dy_stride);
-          }
-          const Window<kWidth, kCount> inputs(before, load_tokens<kHalf>(pack, x, x_stride, count));
-          inputs.keep_last(before);
-          const auto scaled = apply(weights, inputs);
+          next.template step<kHalf>(pack);
+          const auto scaled = load_rows(pack, pre_, t);
           // silu'(v)/kScale = σ/kScale · (1 + v·(1 − σ))
           const auto gradients = map(
               [](F32 g, F32 v, F32 sigmoid) {
@@ -462,9 +486,7 @@ class BackwardBlock {
               },
               load_tokens<kHalf>(pack, dy, dy_stride, count), scaled,
               scaled_sigmoid<false>(scaled));
-#pragma GCC unroll 8
-          for (int i = 0; i < kCount; ++i) dp_[kWidth - 1 + t + i] = gradients.at[i];
-          x += kCount * x_stride;
+          store_rows(dp_, kWidth - 1 + t, gradients);
           dy += kCount * dy_stride;
         });
   }
@@ -559,8 +581,9 @@ class BackwardBlock {
   GroupWeights<T, kWidth> weights_;
   F32 past_[kMostStrips][2][kWidth - 1] = {};  // dp of the last tokens
   F32 sums_[kMostStrips][2][kWidth + 1] = {};  // of dweight, then dbias
-  F32 dp_[kWidth - 1 + kTile] = {};            // of a tile and the tokens before it
-  F32 kept_[kTile] = {};
+  F32 pre_[kTile<T>] = {};
+  F32 dp_[kWidth - 1 + kTile<T>] = {};  // of a tile and the tokens before it
+  F32 kept_[kTile<T>] = {};
 };
 
 template <typename T, int kWidth>

@@ -1,7 +1,7 @@
 // The backward pass: chunks outside (the last first), strips inside. For each strip of a tile:
-// discretise, rebuild the states from the chunk's saved one onto a tape of decays and decayed
-// states, sweep the tokens backwards, finish the gradients of the activations. The terms of db and
-// dc are summed over lanes by a tree as they arise, then over strips.
+// discretise, rebuild the states from the chunk's saved one onto a tape of states and decays, sweep
+// the tokens backwards, finish the gradients of the activations. The terms of db and dc are summed
+// over lanes by a tree as they arise, then over strips.
 
 #include "kernels/cpu/isa/elementwise.h"
 #include "kernels/cpu/isa/selective_scan.h"
@@ -15,9 +15,9 @@ namespace {
 constexpr int kBlock = kLanes / 2;
 static_assert(kScanStatePadding % kBlock == 0);
 
-struct Decayed {
+struct Recorded {
+  F32 state;  // h before the token
   F32 decay;  // exp(δ·a)
-  F32 state;  // decay · h of the token before
 };
 
 // Strips whose activations are read and written side by side: their rows share pages, and looking
@@ -37,13 +37,16 @@ struct BackwardTile {
   F32* y;         // [kScanTile]  Σ c·h
   F32* q;         // [kScanTile]  Σ g·b
   F32* exponent;  // [kScanTile]  Σ g·p·a·log2 e
-  Decayed* tape;  // [kScanTile][kBlock]
+  Recorded* tape;  // [kTapeEntries][kBlock]
   F32* states;    // [padded]
   F32* rates;     // [strips][padded]
   float* block;   // [kScanTile][2·padded]  sums of dc and db over strips of a block
 };
 
 constexpr int kTokenBuffers = 9;
+// A piece has one entry per token on the tape, and one for the state after its last. The first is
+// at twice its first token, which leaves room for all pieces.
+constexpr int kTapeEntries = 2 * kScanTile;
 
 struct StripSums {
   F32* gradient;     // [padded]  ∂L/∂h after the tokens done so far, times their decay
@@ -68,7 +71,7 @@ BackwardTile backward_tile(const ScanBackwardItem& item, int together) {
     next += vectors;
     return result;
   };
-  tile.tape = reinterpret_cast<Decayed*>(take(2 * kScanTile * kBlock));
+  tile.tape = reinterpret_cast<Recorded*>(take(2 * kTapeEntries * kBlock));
   tile.states = take(tile.padded);
   tile.rates = take(int64_t{strips_of(item.in.channels)} * tile.padded);
   next += together * kTokenBuffers * kScanTile;
@@ -105,28 +108,27 @@ void record_piece(const BackwardTile& tile, const Piece& piece, RowPrefetch& pre
   const int64_t padded = tile.padded;
   const float* b = tile.b + piece.begin * padded + piece.n;
   const float* c = tile.c + piece.begin * padded + piece.n;
-  Decayed* tape = tile.tape + piece.begin * kBlock;
+  Recorded* tape = tile.tape + 2 * piece.begin * kBlock;
   const Exp2 exp2_of;
   F32 h[kBlock];
 #pragma GCC unroll 8
   for (int i = 0; i < kBlock; ++i) h[i] = piece.fresh ? F32{} : states[i];
   for (int64_t t = piece.begin; t < piece.end; ++t, b += padded, c += padded, tape += kBlock) {
-    if (piece.n == 0) prefetch.step<RowPrefetch::kFirst>();
+    if (piece.n == 0) prefetch.step();
     const F32 delta = tile.delta[t];
     const F32 input = tile.input[t];
     F32 y = piece.n == 0 ? F32{} : tile.y[t];
 #pragma GCC unroll 8
     for (int i = 0; i < kBlock; ++i) {
       const F32 decay = exp2_of.raise<kNear>(delta, rates[i]);
-      const F32 decayed = decay * h[i];
-      tape[i] = {decay, decayed};
-      h[i] = next_state(decayed, input, b[i]);
+      tape[i] = {h[i], decay};
+      h[i] = next_state(decay * h[i], input, b[i]);
       if constexpr (kGated) y = multiply_add(h[i], broadcast(c[i]), y);
     }
     if constexpr (kGated) tile.y[t] = y;
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < kBlock; ++i) states[i] = h[i];
+  for (int i = 0; i < kBlock; ++i) tape[i].state = states[i] = h[i];
 }
 
 // Terms of dc and db of some states, each in lanes of its own after some levels of the tree.
@@ -172,7 +174,7 @@ void sweep_piece(const BackwardTile& tile, const Piece& piece, const StripSums& 
   const int64_t padded = tile.padded;
   const float* b = tile.b + piece.end * padded + piece.n;
   const float* c = tile.c + piece.end * padded + piece.n;
-  const Decayed* tape = tile.tape + piece.end * kBlock;
+  const Recorded* tape = tile.tape + (piece.begin + piece.end) * kBlock;
   int64_t at = piece.end * 2 * padded + 2 * piece.n;
   F32 g[kBlock];
   F32 da[kBlock];
@@ -182,7 +184,7 @@ void sweep_piece(const BackwardTile& tile, const Piece& piece, const StripSums& 
     da[i] = F32{};
   }
   for (int64_t t = piece.end - 1; t >= piece.begin; --t) {
-    if (piece.n == 0) prefetch.step<RowPrefetch::kFirst>();
+    if (piece.n == 0) prefetch.step();
     b -= padded;
     c -= padded;
     tape -= kBlock;
@@ -193,15 +195,14 @@ void sweep_piece(const BackwardTile& tile, const Piece& piece, const StripSums& 
     F32 q = piece.n == 0 ? F32{} : tile.q[t];
     F32 exponent = piece.n == 0 ? F32{} : tile.exponent[t];
     const auto terms_of = [&](int i) __attribute__((always_inline))->Terms {
-      const F32 decayed = tape[i].state;
-      const F32 h = next_state(decayed, input, b[i]);
+      const F32 h = tape[kBlock + i].state;
       g[i] = multiply_add(dy, broadcast(c[i]), g[i]);
       const Terms terms = {dy * h, g[i] * input};
       q = multiply_add(g[i], broadcast(b[i]), q);
-      const F32 product = g[i] * decayed;
+      g[i] *= tape[i].decay;
+      const F32 product = g[i] * tape[i].state;
       exponent = multiply_add(product, rates[i], exponent);
       da[i] = multiply_add(product, delta, da[i]);
-      g[i] *= tape[i].decay;
       return terms;
     };
     const Terms terms = sum_terms<kBlock>(terms_of, 0);
@@ -607,7 +608,7 @@ void selective_scan_add_groups(const ScanGroupSums& sums) {
 
 int64_t selective_scan_backward_scratch(int channels, int states) {
   const int64_t padded = padded_states(states);
-  const int64_t vectors = kStripsTogether * kTokenBuffers * kScanTile + 2 * kScanTile * kBlock +
+  const int64_t vectors = kStripsTogether * kTokenBuffers * kScanTile + 2 * kTapeEntries * kBlock +
                           padded + strips_of(channels) * padded;
   return vectors * kLanes + 4 * kScanTile * padded;
 }
