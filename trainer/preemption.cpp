@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <iterator>
 #include <string_view>
 
 #include "kernels/base/check.h"
@@ -14,13 +15,13 @@
 namespace sidewinder {
 namespace {
 
-constexpr int kSignals[] = {SIGTERM, SIGINT};
+constexpr int kSignals[] = {SIGTERM, SIGINT, SIGHUP};
 constexpr int64_t kRepeatMilliseconds = 1000;
 
 std::atomic<bool> installed = false;
 std::atomic<int> first_signal = 0;
 std::atomic<int64_t> first_time = 0;  // milliseconds of the monotonic clock
-struct sigaction former[2];
+struct sigaction former[std::size(kSignals)];
 
 static_assert(std::atomic<int>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free,
               "a signal handler may only touch lock-free values");
@@ -58,11 +59,16 @@ StopRequest::StopRequest() {
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
   for (const int signal : kSignals) sigaddset(&action.sa_mask, signal);
-  for (int i = 0; i < 2; ++i) ::sigaction(kSignals[i], &action, &former[i]);
+  for (size_t i = 0; i < std::size(kSignals); ++i) {
+    ::sigaction(kSignals[i], nullptr, &former[i]);
+    if (former[i].sa_handler != SIG_IGN) ::sigaction(kSignals[i], &action, nullptr);
+  }
 }
 
 StopRequest::~StopRequest() {
-  for (int i = 0; i < 2; ++i) ::sigaction(kSignals[i], &former[i], nullptr);
+  for (size_t i = 0; i < std::size(kSignals); ++i) {
+    ::sigaction(kSignals[i], &former[i], nullptr);
+  }
   installed = false;
 }
 
@@ -72,6 +78,7 @@ const char* StopRequest::signal_name() const {
   switch (first_signal) {
     case SIGTERM: return "SIGTERM";
     case SIGINT: return "SIGINT";
+    case SIGHUP: return "SIGHUP";
     default: return "none";
   }
 }

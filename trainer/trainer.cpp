@@ -315,11 +315,28 @@ CheckpointContent Trainer::content() const {
   return content;
 }
 
-void Trainer::save() { saver_->save_now(content()); }
+// A failure says what was saved before: the run goes on from there.
+void Trainer::saving(const std::function<void()>& save) const {
+  try {
+    save();
+  } catch (const Error& error) {
+    const int64_t step = saved_step();
+    throw Error(error.exit_code(),
+                fmt::format("{}; {}", error.what(),
+                            step < 0 ? "no checkpoint has been saved"
+                                     : fmt::format("the newest checkpoint is from step {}; start "
+                                                   "the same command to continue there",
+                                                   step)));
+  }
+}
+
+void Trainer::save() {
+  saving([this] { saver_->save_now(content()); });
+}
 
 void Trainer::save_in_background() {
   const Clock::time_point begin = Clock::now();
-  saver_->save(content());
+  saving([this] { saver_->save(content()); });
   stall_seconds_ = seconds_since(begin);
   ++summary_.saves;
   summary_.stall_seconds += *stall_seconds_;
@@ -540,7 +557,7 @@ ExitCode Trainer::run() {
   while (state_.progress.step < options_.train.steps) {
     const StepReport report = step();
     log(report, progress);
-    saver_->check();
+    saving([this] { saver_->check(); });
     if (report.skipped) {
       log_warning("step {}: loss {} or gradient norm {} is not finite; no update was made ({} in a "
                   "row, {} in all)",

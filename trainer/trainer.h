@@ -138,6 +138,7 @@ class Trainer {
   CheckpointContent content() const;  // of tensors that change with the next step
   void save_in_background();
   void log_save(std::vector<Metric>& metrics);
+  void saving(const std::function<void()>& save) const;
   int64_t saved_step() const;  // of the newest complete checkpoint; -1: none
   void log(const StepReport& report, ProgressReporter& progress);
   Evaluation validate_at(int64_t length, bool by_lanes);

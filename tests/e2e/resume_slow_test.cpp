@@ -2,6 +2,7 @@
 // step, in the middle of packing carries and across the end of an epoch, and continued; its final
 // weights, moments and metrics equal those of a run that nobody disturbed.
 #include <fmt/core.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <signal.h>
@@ -34,14 +35,14 @@ using testing::run_program;
 using testing::TemporaryFolder;
 
 // Starts `train`, lets `at_step` act on the process as soon as the metrics show `step`, and returns
-// how it ended; 0 if that was before.
+// how it ended; 0 if that was before. Its errors are in errors.txt.
 int train_and(const TemporaryFolder& folder, const std::string& recipe, const std::string& run,
               int64_t step, const std::function<void(pid_t)>& at_step) {
   const pid_t child = fork();
   if (child == 0) {
     if (chdir(folder.path().c_str()) != 0) _exit(126);
     if (freopen("/dev/null", "w", stdout) == nullptr ||
-        freopen("/dev/null", "w", stderr) == nullptr) {
+        freopen("errors.txt", "w", stderr) == nullptr) {
       _exit(126);
     }
     signal(SIGXFSZ, SIG_IGN);  // a limit on the size of files then is an error of write()
@@ -223,6 +224,9 @@ TEST(Resume, AFailureToWriteEndsTheRunAtTheNextStepAndLosesNoCheckpoint) {
   const CheckpointContent left = load_checkpoint_or_newest(folder / "run");
   EXPECT_GE(left.step, 2);
   EXPECT_LT(left.step, testing::kTinySteps);
+  EXPECT_THAT(
+      testing::read_file(folder / "errors.txt"),
+      ::testing::HasSubstr(fmt::format("the newest checkpoint is from step {};", left.step)));
   EXPECT_FALSE(has_unfinished_save(folder / "run"));
   // With room again it goes on to the same end.
   ASSERT_EQ(run_program({"train", "tiny.toml", "--set", "run.folder=run"}, folder.path()).exit_code,

@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 
 namespace sidewinder {
 namespace {
@@ -24,18 +25,34 @@ int in_child(const std::function<int()>& body) {
 }
 
 TEST(StopRequest, TheFirstSignalIsRemembered) {
-  for (const int signal : {SIGTERM, SIGINT}) {
+  const std::pair<int, const char*> signals[] = {
+      {SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"}, {SIGHUP, "SIGHUP"}};
+  for (const auto& [signal, name] : signals) {
     EXPECT_EQ(in_child([&] {
                 const StopRequest stop;
                 if (stop.requested() || std::string(stop.signal_name()) != "none") return 1;
                 raise(signal);
                 if (!stop.requested()) return 2;
-                return std::string(stop.signal_name()) == (signal == SIGTERM ? "SIGTERM" : "SIGINT")
-                           ? 0
-                           : 3;
+                return std::string(stop.signal_name()) == name ? 0 : 3;
               }),
               0);
   }
+}
+
+// As under nohup(1).
+TEST(StopRequest, ASignalThatWasIgnoredStaysSo) {
+  EXPECT_EQ(in_child([] {
+              signal(SIGHUP, SIG_IGN);
+              {
+                const StopRequest stop;
+                raise(SIGHUP);
+                if (stop.requested()) return 1;
+                raise(SIGTERM);
+                if (!stop.requested()) return 2;
+              }
+              return raise(SIGHUP);
+            }),
+            0);
 }
 
 TEST(StopRequest, ASecondSignalLaterEndsTheProcess) {
