@@ -4,14 +4,17 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <functional>
 #include <new>
 #include <string>
+#include <system_error>
 #include <type_traits>
 #include <vector>
 
@@ -644,6 +647,13 @@ ExitCode run_program(int argc, char** argv) {
 }  // namespace
 }  // namespace sidewinder
 
+namespace {
+
+// fmt::print would throw where standard error cannot be written.
+void complain(const std::string& text) { std::fputs((text + "\n").c_str(), stderr); }
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using sidewinder::ExitCode;
   // A limit on the size of files is then an error of the write, as a full disk is.
@@ -653,16 +663,29 @@ int main(int argc, char** argv) {
     code = sidewinder::run_program(argc, argv);
   } catch (const sidewinder::Error& error) {
     // A recipe error begins with file:line:column, which editors look for at the start of a line.
-    fmt::print(stderr, "sidewinder: stopped\n{}\n", error.what());
+    complain(fmt::format("sidewinder: stopped\n{}", error.what()));
     code = error.exit_code();
   } catch (const std::filesystem::filesystem_error& error) {
-    fmt::print(stderr, "sidewinder: stopped\n{}; name a path that can be used\n", error.what());
+    complain(fmt::format("sidewinder: stopped\n{}; name a path that can be used", error.what()));
+    code = ExitCode::environment;
+  } catch (const std::system_error& error) {
+    complain(fmt::format("sidewinder: stopped\n{}; see whether a disk is full or a limit of the "
+                         "system is reached",
+                         error.what()));
     code = ExitCode::environment;
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "sidewinder: out of memory; use a smaller model, context or micro-batch\n");
+    complain("sidewinder: out of memory; use a smaller model, context or micro-batch");
     code = ExitCode::environment;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "sidewinder: internal error: {}; this is a bug, please report it\n", error.what());
+    complain(fmt::format("sidewinder: internal error: {}; this is a bug, please report it",
+                         error.what()));
+  }
+  // A program that closed its standard output does not want it.
+  if (std::fflush(stdout) != 0 && errno != EBADF && code == ExitCode::success) {
+    complain(fmt::format("sidewinder: stopped\nstandard output cannot be written: {}; results are "
+                         "missing there; make room or use another place",
+                         std::strerror(errno)));
+    code = ExitCode::environment;
   }
   return static_cast<int>(code);
 }

@@ -1,6 +1,8 @@
 #include "trainer/preemption.h"
 
+#include <fcntl.h>
 #include <signal.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -37,8 +39,20 @@ void say(std::string_view text) {
   static_cast<void>(ignored);
 }
 
+// What is still written to a terminal that is gone goes nowhere, instead of failing.
+void leave_lost_terminal() {
+  for (const int output : {STDOUT_FILENO, STDERR_FILENO}) {
+    termios settings;
+    if (::tcgetattr(output, &settings) == 0 || errno != EIO) continue;
+    const int nowhere = ::open("/dev/null", O_WRONLY);
+    if (nowhere >= 0) ::dup2(nowhere, output);
+    ::close(nowhere);
+  }
+}
+
 extern "C" void remember_signal(int signal) {
   const int saved_errno = errno;
+  if (signal == SIGHUP) leave_lost_terminal();
   int none = 0;
   if (first_signal.compare_exchange_strong(none, signal)) {
     first_time = milliseconds();

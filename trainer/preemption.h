@@ -7,8 +7,8 @@ namespace sidewinder {
 // While it lives, the first SIGTERM, SIGINT or SIGHUP is only remembered and a second one ends the
 // process at once with the shell's code for it, 128 + signal number (143, 130 or 129), without
 // saving. Repeats within a second count as one: timeout(1) and batch systems signal a process and
-// its group. A signal that was ignored stays so (nohup). There can be one StopRequest at a time;
-// afterwards the former handlers are back.
+// its group. A signal that was ignored stays so (nohup). Output to a terminal that is lost is
+// dropped. There can be one StopRequest at a time; afterwards the former handlers are back.
 class StopRequest {
  public:
   StopRequest();

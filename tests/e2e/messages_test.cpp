@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -567,6 +569,17 @@ TEST_F(Messages, AStepThatIsNeverFiniteStopsWithItsOwnCode) {
            "learning_rate.warmup_steps=0"});
   EXPECT_EQ(result.exit_code, 79) << result.errors;
   EXPECT_THAT(result.errors, AllOf(HasSubstr("not finite"), HasSubstr("train.max_skipped_steps")));
+}
+
+TEST_F(Messages, OutputThatCannotBeWrittenIsNotSuccess) {
+  const std::string command =
+      std::string("exec " SIDEWINDER_PROGRAM " show schedule --help > /dev/full 2> ") +
+      (folder_ / "errors");
+  const int status = std::system(command.c_str());
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 3);
+  EXPECT_THAT(testing::read_file(folder_ / "errors"),
+              HasSubstr("standard output cannot be written: No space left on device"));
 }
 
 }  // namespace

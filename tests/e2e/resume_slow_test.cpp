@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <pty.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -478,12 +479,15 @@ TEST(Resume, NumberOfThreadsDoesNotMatter) {
   }
 }
 
-// Once where the stop makes the only checkpoint, once in the middle of others.
-void expect_save_at_termination(const std::string& every) {
+// A run that saves when `every` says is stopped after step 3, by `stop`.
+void expect_save_at_stop(const std::string& every, const std::function<pid_t(int*)>& start,
+                         const std::function<void(pid_t, int)>& stop) {
   const TemporaryFolder folder;
   testing::make_tiny_corpus(folder);
   testing::write_tiny_recipe(folder);
-  const pid_t child = fork();
+  int terminal = -1;
+  const pid_t child = start(&terminal);
+  ASSERT_GE(child, 0);
   if (child == 0) {
     if (chdir(folder.path().c_str()) != 0) _exit(126);
     execl(SIDEWINDER_PROGRAM, "sidewinder", "train", "tiny.toml", "--set", "run.folder=run",
@@ -494,7 +498,7 @@ void expect_save_at_termination(const std::string& every) {
          std::string::npos) {
     usleep(500);
   }
-  kill(child, SIGTERM);
+  stop(child, terminal);
   int status = 0;
   ASSERT_EQ(waitpid(child, &status, 0), child);
   ASSERT_TRUE(WIFEXITED(status));
@@ -503,9 +507,23 @@ void expect_save_at_termination(const std::string& every) {
   EXPECT_FALSE(has_unfinished_save(folder / "run"));
 }
 
+// Once where the stop makes the only checkpoint, once in the middle of others.
+void expect_save_at_termination(const std::string& every) {
+  expect_save_at_stop(
+      every, [](int*) { return fork(); }, [](pid_t child, int) { kill(child, SIGTERM); });
+}
+
 TEST(Resume, TerminationSavesAndAsksForARequeue) {
   expect_save_at_termination("checkpoint.every_steps=0");
   expect_save_at_termination("checkpoint.every_steps=1");
+}
+
+// As when the connection to the machine breaks: nothing can be written to the terminal any more.
+TEST(Resume, ALostTerminalSavesAndAsksForARequeue) {
+  expect_save_at_stop(
+      "checkpoint.every_steps=0",
+      [](int* terminal) { return forkpty(terminal, nullptr, nullptr, nullptr); },
+      [](pid_t, int terminal) { close(terminal); });
 }
 
 TEST(Resume, AChangedKeyThatMayNotChangeIsNamed) {
