@@ -27,13 +27,13 @@ int in_child(const std::function<int()>& body) {
 TEST(StopRequest, TheFirstSignalIsRemembered) {
   const std::pair<int, const char*> signals[] = {
       {SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"}, {SIGHUP, "SIGHUP"}};
-  for (const auto& [signal, name] : signals) {
+  for (const auto& signal : signals) {
     EXPECT_EQ(in_child([&] {
                 const StopRequest stop;
                 if (stop.requested() || std::string(stop.signal_name()) != "none") return 1;
-                raise(signal);
+                raise(signal.first);
                 if (!stop.requested()) return 2;
-                return std::string(stop.signal_name()) == name ? 0 : 3;
+                return std::string(stop.signal_name()) == signal.second ? 0 : 3;
               }),
               0);
   }
