@@ -6,19 +6,6 @@
 
 namespace sidewinder::SIDEWINDER_ISA {
 
-template <typename T>
-inline F32 load_count(const T* p, int count) {
-  return count == kLanes ? load(p) : load_partial(p, count);
-}
-template <typename T>
-inline void store_count(T* p, F32 value, int count) {
-  if (count == kLanes) {
-    store(p, value);
-  } else {
-    store_partial(p, value, count);
-  }
-}
-
 inline F32 square_root(F32 x) {
 #if defined(__AVX512F__)
   return reinterpret_cast<F32>(_mm512_sqrt_ps(reinterpret_cast<__m512>(x)));

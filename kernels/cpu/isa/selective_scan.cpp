@@ -221,8 +221,8 @@ void forward_of(const ScanForwardItem& item) {
 
       const Strip<T> strip(item, origin, tokens, s);
       const F32 largest_delta =
-          discretise(item, strip, load_strip(in.delta_bias + s * kLanes, strip.count),
-                     load_strip(in.d + s * kLanes, strip.count), tile);
+          discretise(item, strip, load_count(in.delta_bias + s * kLanes, strip.count),
+                     load_count(in.d + s * kLanes, strip.count), tile);
       const bool near =
           all_near(largest_delta, largest_rate(tile.rates + s * tile.padded, tile.padded));
 

@@ -258,8 +258,8 @@ Strip<T> strip_at(const ScanBackwardItem& item, int64_t origin, int tokens, int 
           tokens,
           backward_tile(item, s % kStripsTogether),
           strip_sums(item.sums, s, padded_states(in.states)),
-          load_strip(in.delta_bias + s * kLanes, strip_count(in.channels, s)),
-          load_strip(in.d + s * kLanes, strip_count(in.channels, s)),
+          load_count(in.delta_bias + s * kLanes, strip_count(in.channels, s)),
+          load_count(in.d + s * kLanes, strip_count(in.channels, s)),
           F32{}};
 }
 
@@ -572,7 +572,7 @@ void store_projection(const float* sums, T* p, int64_t stride, int tokens, int s
       for (int i = 0; i < kLanes && n + i < padded; i += kBlock) {
         for (int j = 0; j < kBlock; ++j) lanes[i + j] = sums[2 * (n + i) + j];
       }
-      store_strip(p + n, load(lanes), states - n < kLanes ? states - n : kLanes);
+      store_count(p + n, load(lanes), states - n < kLanes ? states - n : kLanes);
     }
   }
 }

@@ -119,6 +119,19 @@ inline void store_partial(T* p, F32 value, int count) {
   store(buffer, value);
   for (int i = 0; i < count; ++i) p[i] = buffer[i];
 }
+// The same of whole vectors too.
+template <typename T>
+[[gnu::always_inline]] inline F32 load_count(const T* p, int count) {
+  return count == kLanes ? load(p) : load_partial(p, count);
+}
+template <typename T>
+[[gnu::always_inline]] inline void store_count(T* p, F32 value, int count) {
+  if (count == kLanes) {
+    store(p, value);
+  } else {
+    store_partial(p, value, count);
+  }
+}
 
 inline F32 select(I32 mask, F32 yes, F32 no) { return mask ? yes : no; }
 inline F32 max(F32 a, F32 b) { return a > b ? a : b; }

@@ -14,20 +14,6 @@ inline int strip_count(int channels, int strip) {
   return left < kLanes ? left : kLanes;
 }
 
-// The lanes past `count` read as zero and are not written.
-template <typename T>
-[[gnu::always_inline]] inline F32 load_strip(const T* p, int count) {
-  return count == kLanes ? load(p) : load_partial(p, count);
-}
-template <typename T>
-[[gnu::always_inline]] inline void store_strip(T* p, F32 value, int count) {
-  if (count == kLanes) {
-    store(p, value);
-  } else {
-    store_partial(p, value, count);
-  }
-}
-
 // Calls of(count), of a whole strip with a constant, so that its loops have no partial case in
 // them.
 template <typename Of>
@@ -70,14 +56,14 @@ template <typename T, int kCount>
                                                      int64_t stride, int t, int count) {
   Pack<kCount> rows;
 #pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) rows.at[i] = load_strip(p + (t + i) * stride, count);
+  for (int i = 0; i < kCount; ++i) rows.at[i] = load_count(p + (t + i) * stride, count);
   return rows;
 }
 template <typename T, int kCount>
 [[gnu::always_inline]] inline void store_rows(T* p, int64_t stride, int t, int count,
                                               const Pack<kCount>& rows) {
 #pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) store_strip(p + (t + i) * stride, rows.at[i], count);
+  for (int i = 0; i < kCount; ++i) store_count(p + (t + i) * stride, rows.at[i], count);
 }
 template <int kCount>
 [[gnu::always_inline]] inline Pack<kCount> load_rows(const Pack<kCount>&, const F32* buffer,
