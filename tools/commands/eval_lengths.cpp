@@ -191,8 +191,9 @@ ExitCode eval_lengths(const EvalLengthsCommand& command) {
     tokens += length;
     longest = std::max(longest, length);
   });
-  for (const int64_t length : lengths) {
-    require_memory_to_evaluate(trained.recipe, std::min(length, longest), "--lengths");
+  if (!lengths.empty()) {
+    const int64_t most = *std::max_element(lengths.begin(), lengths.end());
+    require_memory_to_evaluate(trained.recipe, std::min(most, longest), "--lengths");
   }
   if (command.stream) {
     require_memory_to_evaluate(trained.recipe, std::min(command.chunk, longest), "--chunk");
